@@ -1,0 +1,1 @@
+"""Taxonomy -> prompt pairs -> image pairs -> judged -> deduplicated -> split -> a versioned preference dataset."""
