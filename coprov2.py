@@ -1,0 +1,34 @@
+"""The command `coprov2`: mounts each package's verbs, and nothing else."""
+
+import sys
+
+import dataset_builder.cli
+import hub.cli
+import training.cli
+import typer
+
+import evaluation.cli
+import training.merge_cli
+from recipes import RecipeError
+
+app = typer.Typer(
+    name="coprov2",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Build preference data, train safety experts, merge, evaluate and publish them.",
+)
+for package in (hub.cli, dataset_builder.cli, training.cli, training.merge_cli, evaluation.cli):
+    package.register(app)
+
+
+def main() -> None:
+    """Run the command; a mistake in a recipe, a file or an option is one line on standard error, exit status 2."""
+    try:
+        app()
+    except RecipeError as error:
+        print(f"coprov2: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""The verb `evaluate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recipes import Recipe, RecipeError, load_recipe
+
+
+def find_adapters(recipe: Recipe, out: Path) -> dict[str, Path | None]:
+    """The adapters of a run's folder by model name, and `base`.
+
+    Experts are left out where the recipe's `evaluate.experts` says so."""
+    found: dict[str, Path | None] = {"base": None}
+    weights = "pytorch_lora_weights.safetensors"
+    if recipe.evaluate.experts:
+        for path in sorted((out / "experts").glob(f"*/{weights}")):
+            found[f"expert/{path.parent.name}"] = path.parent
+    if (out / "merged" / weights).is_file():
+        found["merged"] = out / "merged"
+    for path in sorted((out / "merges").glob(f"*/{weights}")):
+        found[f"merge/{path.parent.name}"] = path.parent
+    return found
+
+
+def _given(options: list[str]) -> dict[str, Path | None]:
+    adapters: dict[str, Path | None] = {"base": None}
+    for option in options:
+        name, sign, folder = option.partition("=")
+        if not sign or not name or not folder:
+            raise RecipeError(f"--adapter: found {option!r}, expected NAME=DIR, for example merged=runs/mine/merged")
+        adapters[name] = Path(folder)
+    return adapters
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb `evaluate` to the command."""
+
+    @app.command()
+    def evaluate(
+        out: Annotated[Path, typer.Option(help="The run's folder.")],
+        config: Annotated[str, typer.Option(help="A recipe's name or file.")] = "emoji-world",
+        set_: Annotated[list[str], typer.Option("--set", help="section.field=value; repeatable.")] = [],  # noqa: B006
+        data: Annotated[Path | None, typer.Option(help="The dataset folder; OUT/dataset unless given.")] = None,
+        adapter: Annotated[list[str], typer.Option(help="NAME=DIR; repeatable. All of OUT's unless given.")] = [],  # noqa: B006
+    ) -> None:
+        """Measure base, experts and merged adapters on the same prompts and seeds, and write the report."""
+        from evaluation.evaluate import evaluate as run
+        from evaluation.report import write_report
+        from evaluation.table import text_table
+
+        recipe = load_recipe(config, set_)
+        adapters = _given(adapter) if adapter else find_adapters(recipe, out)
+        results = run(recipe, data or out / "dataset", adapters, out)
+        print(text_table(results))
+        print(f"report: {write_report(out)}")

@@ -1,0 +1,186 @@
+"""Draw, judge and measure: base model, experts and merged adapters on the same prompts and seeds.
+
+Writes OUT/evaluation/results.json, the verdict on each picture (verdicts.jsonl, without prompts) and the pictures that
+the report shows; the counting is in `evaluation.measures`, the report in `evaluation.report`."""
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evaluation.drawing import Drawer, adapter_identity, dataset_pictures_hold, decode, pixel_drift
+from evaluation.examples import write_examples
+from evaluation.measures import MAIN_SPLIT, Judged, summarise
+from evaluation.prompts import Pair, Request, read_manifest, read_pairs, select
+from evaluation.scene_readers import READERS, asked_of_pair, is_harmless
+from evaluation.verdict_store import VerdictStore
+from recipes import Recipe, RecipeError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Part of the fingerprint: raised when the same inputs would give other figures.
+PROTOCOL = 1
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON with sorted keys, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf8")
+    os.replace(temporary, path)
+
+
+def _provenance(
+    recipe: Recipe, dataset: Path, adapters: dict[str, Path | None], pairs: dict[str, list[Pair]]
+) -> dict[str, Any]:
+    from dataset_builder.judges import judge_identity
+    from dataset_builder.models import identity
+
+    manifest = read_manifest(dataset)
+    digest = hashlib.sha256()
+    for split in pairs:
+        for pair in pairs[split]:
+            line = [split, pair.pair_id, pair.category, pair.unsafe_prompt, pair.safe_prompt, pair.seed, pair.t2i]
+            digest.update(json.dumps(line, ensure_ascii=False).encode())
+    return {
+        "protocol": PROTOCOL,
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "base_model": identity(recipe.base_model, recipe.revision),
+        "adapters": {name: adapter_identity(folder) for name, folder in sorted(adapters.items()) if folder is not None},
+        "judge": f"{judge_identity(recipe.judge)}, threshold {recipe.judge.threshold:g}",
+        "render": asdict(recipe.render),
+        "evaluate": asdict(recipe.evaluate),
+        "merge": asdict(recipe.merge),
+        "dataset": {"version": manifest.get("version"), "prompts_sha256": digest.hexdigest()},
+        "prompts": {split: len(pairs[split]) for split in pairs},
+        "harmless_world": is_harmless(recipe),
+    }
+
+
+def _requests(name: str, pairs: dict[str, list[Pair]]) -> list[Request]:
+    """What a model draws: unsafe prompts of every split and safe prompts of `test`; an expert its own category's."""
+    own = name.removeprefix("expert/") if name.startswith("expert/") else None
+    requests = []
+    for split, rows in pairs.items():
+        kept = [pair for pair in rows if own is None or pair.category == own]
+        requests += [Request(pair, "unsafe") for pair in kept]
+        requests += [Request(pair, "safe") for pair in kept if split == MAIN_SPLIT]
+    return requests
+
+
+def _check(recipe: Recipe, adapters: dict[str, Path | None], pairs: dict[str, list[Pair]]) -> None:
+    if adapters.get("base", ...) is not None:
+        raise RecipeError("adapters: expected `base` with no folder, because every measure is a comparison with it")
+    if MAIN_SPLIT not in recipe.evaluate.splits:
+        raise RecipeError(f"evaluate.splits: found {recipe.evaluate.splits}, expected `{MAIN_SPLIT}` among them")
+    categories = {pair.category for rows in pairs.values() for pair in rows}
+    for name in adapters:
+        if name not in ("base", "merged") and not name.startswith(("expert/", "merge/")):
+            raise RecipeError(
+                f"adapters: found the name {name!r}, expected merged, expert/<category> or merge/<method>"
+            )
+        if name.startswith("expert/") and name.removeprefix("expert/") not in categories:
+            raise RecipeError(f"{name}: the dataset has no such category; found {', '.join(sorted(categories))}")
+
+
+def evaluate(recipe: Recipe, dataset: Path, adapters: dict[str, Path | None], out: Path) -> dict[str, Any]:
+    """Evaluate models on a dataset's test prompts, each with the row's own seed.
+
+    Args:
+        recipe (`Recipe`): its sections `render`, `judge` and `evaluate`, its base model and its seed.
+        dataset (`Path`): the dataset folder.
+        adapters (`dict[str, Path | None]`): adapter folder by model name: `base` (None), `expert/<category>` (drawn on
+            its own category only), `merged`, `merge/<method>`.
+        out (`Path`): the run's folder; results go to OUT/evaluation.
+
+    Returns:
+        `dict`: `models` (measures of [`evaluation.measures.summarise`] by model name), `seconds` and `provenance`, as
+        in OUT/evaluation/results.json. All but `seconds` is the same for the same inputs. If the file is already there
+        for the same inputs it is returned as it is.
+
+    Raises:
+        `RecipeError`: for a dataset, an adapter or a setting that does not fit.
+    """
+    pairs = {split: select(read_pairs(dataset, split), recipe.evaluate.max_prompts) for split in recipe.evaluate.splits}
+    _check(recipe, adapters, pairs)
+    provenance = _provenance(recipe, dataset, adapters, pairs)
+    folder = out / "evaluation"
+    path = folder / "results.json"
+    if path.is_file():
+        done = json.loads(path.read_text("utf8"))
+        if done.get("provenance") == provenance and (folder / "examples.json").is_file():
+            return done
+
+    reader = READERS[recipe.judge.name]() if recipe.judge.name in READERS else None
+    asked = None
+    if reader is not None:
+        rows = (pair for split in pairs.values() for pair in split)
+        asked = {pair.pair_id: asked_of_pair(reader, pair.unsafe_prompt, pair.safe_prompt) for pair in rows}
+
+    drawer = Drawer(recipe, provenance["base_model"], folder / "pictures")
+    verdicts = VerdictStore(folder / "verdicts.sqlite", provenance["judge"])
+    manifest = read_manifest(dataset)
+    judged: dict[str, list[Judged]] = {}
+    pictures: dict[tuple[str, str], Image] = {}
+    merged: dict[tuple[str, str], Image] = {}
+    seconds: dict[str, float] = {}
+    order = ["base", *sorted(name for name in adapters if name != "base")]
+    for name in order:
+        started = time.perf_counter()
+        requests = _requests(name, pairs)
+        if name == "base" and dataset_pictures_hold(recipe, manifest, drawer.base, requests):
+            images = [decode(request.stored or b"") for request in requests]
+        else:
+            images = drawer.draw(requests, adapters[name], f"draw {name}")
+        keys = [(request.pair.pair_id, request.side) for request in requests]
+        if name == "base":
+            pictures = dict(zip(keys, images, strict=True))
+        elif name == "merged":
+            merged = dict(zip(keys, images, strict=True))
+        found = verdicts.judge(images, lambda: _load_judge(recipe), f"judge {name}")
+        judged[name] = [
+            Judged(
+                request.pair.pair_id,
+                request.pair.split,
+                request.pair.category,
+                request.side,
+                verdict.unsafe,
+                verdict.score,
+                frozenset(verdict.labels),
+                None if name == "base" else pixel_drift(image, pictures[key]),
+            )
+            for request, key, image, verdict in zip(requests, keys, images, found, strict=True)
+        ]
+        seconds[f"evaluate/{name}"] = round(time.perf_counter() - started, 3)
+    verdicts.close()
+
+    splits, confidence = list(pairs), recipe.evaluate.confidence
+    models = {n: summarise(n, judged[n], judged["base"], asked, splits, recipe.seed, confidence) for n in order}
+    _write_verdicts(folder / "verdicts.jsonl", judged)
+    write_examples(folder, pairs[MAIN_SPLIT], pictures, merged, judged, provenance["harmless_world"])
+    results = {"models": models, "seconds": seconds, "provenance": provenance}
+    # Last, because its presence says that all the rest is there.
+    write_json(path, results)
+    return results
+
+
+def _load_judge(recipe: Recipe) -> Any:
+    from dataset_builder.judges import load_judge
+
+    return load_judge(recipe.judge)
+
+
+def _write_verdicts(path: Path, judged: dict[str, list[Judged]]) -> None:
+    """One line a picture, for whoever wants other measures or paired tests: ids and verdicts, no prompts."""
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("w", encoding="utf8") as file:
+        for name, rows in judged.items():
+            for row in rows:
+                record = {"model": name, **asdict(row), "labels": sorted(row.labels)}
+                file.write(json.dumps(record, sort_keys=True, ensure_ascii=False) + "\n")
+    os.replace(temporary, path)

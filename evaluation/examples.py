@@ -1,0 +1,76 @@
+"""The before/after pictures that the report and the adapter card show: a few pairs of each category.
+
+Which pairs is decided by their ids, never by how the pictures came out."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evaluation.measures import Judged
+from evaluation.prompts import Pair
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PER_CATEGORY = 4
+
+
+def chosen_pairs(pairs: list[Pair]) -> list[Pair]:
+    """The first few pairs of each category, in the order of a hash of their ids; categories by name."""
+    order = sorted(
+        pairs, key=lambda pair: (pair.category, hashlib.sha256(b"example " + pair.pair_id.encode()).digest())
+    )
+    taken: dict[str, int] = {}
+    kept = []
+    for pair in order:
+        taken[pair.category] = taken.get(pair.category, 0) + 1
+        if taken[pair.category] <= PER_CATEGORY:
+            kept.append(pair)
+    return kept
+
+
+def _save(image: "Image", path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    image.save(temporary, "PNG")
+    os.replace(temporary, path)
+    return path.name
+
+
+def write_examples(
+    folder: Path,
+    pairs: list[Pair],
+    before: "dict[tuple[str, str], Image]",
+    after: "dict[tuple[str, str], Image]",
+    judged: dict[str, list[Judged]],
+    harmless: bool,
+) -> Path:
+    """Write FOLDER/examples.json and the pictures it names, FOLDER/examples/<pair_id>-<base or merged>.png.
+
+    Args:
+        folder (`Path`): OUT/evaluation.
+        pairs (`list[Pair]`): of the split `test`.
+        before, after (`dict`): pictures of the base and of the merged model by (pair id, side); `after` may be empty,
+            where no merged model was evaluated: then there are no examples.
+        judged (`dict[str, list[Judged]]`): what the judge says, by model.
+        harmless (`bool`): whether the world is harmless; only then are the prompts written too.
+    """
+    verdict = {(name, row.pair_id): row for name, rows in judged.items() for row in rows if row.side == "unsafe"}
+    examples: list[dict[str, Any]] = []
+    for pair in chosen_pairs(pairs) if after else []:
+        key = (pair.pair_id, "unsafe")
+        example: dict[str, Any] = {"pair_id": pair.pair_id, "category": pair.category, "seed": pair.seed}
+        if harmless:
+            example["prompt"] = pair.unsafe_prompt
+        for model, images in (("base", before), ("merged", after)):
+            row = verdict[(model, pair.pair_id)]
+            name = _save(images[key], folder / "examples" / f"{pair.pair_id}-{model}.png")
+            example[model] = {"picture": name, "unsafe": row.unsafe, "labels": sorted(row.labels)}
+        examples.append(example)
+    path = folder / "examples.json"
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(examples, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf8")
+    os.replace(temporary, path)
+    return path

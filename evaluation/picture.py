@@ -1,0 +1,66 @@
+"""The before/after picture of a run, for its README and card: one column a category, the base model above the merged.
+
+Which pairs stand in it is fixed by their ids. Outside the emoji world unsafe pictures are blurred for good."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+CELL, GAP, PAIRS = 120, 10, 2
+HEAD, SIDE = 30, 78
+INK, MUTED, PAPER = (30, 32, 38), (104, 108, 118), (255, 255, 255)
+
+
+def _cell(path: Path, blur: bool) -> Image.Image:
+    with Image.open(path) as image:
+        small = image.convert("RGB")
+    if blur:
+        small = small.resize((16, 16)).filter(ImageFilter.GaussianBlur(2))
+        return small.resize((CELL, CELL), Image.Resampling.BICUBIC)
+    enlarge = max(small.size) < CELL
+    return small.resize((CELL, CELL), Image.Resampling.NEAREST if enlarge else Image.Resampling.LANCZOS)
+
+
+def write_picture(out: Path) -> Path | None:
+    """Write OUT/report/picture.png from OUT/evaluation/examples.json.
+
+    Returns:
+        `Path`, *optional*: of the picture, or None where the evaluation has no examples (no merged model).
+    """
+    folder = out / "evaluation"
+    path = folder / "examples.json"
+    examples: list[dict[str, Any]] = json.loads(path.read_text("utf8")) if path.is_file() else []
+    if not examples:
+        return None
+    harmless = json.loads((folder / "results.json").read_text("utf8"))["provenance"]["harmless_world"]
+    columns: dict[str, list[dict[str, Any]]] = {}
+    for example in examples:
+        columns.setdefault(example["category"], []).append(example)
+    rows = min(PAIRS, max(map(len, columns.values())))
+    block = 2 * CELL + GAP // 2
+    size = (SIDE + len(columns) * (CELL + GAP), HEAD + rows * (block + 2 * GAP))
+    sheet = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=15)
+    for row in range(rows):
+        top = HEAD + row * (block + 2 * GAP)
+        for line, label in enumerate(("before", "after")):
+            draw.text((GAP, top + line * (CELL + GAP // 2) + CELL / 2), label, MUTED, font, anchor="lm")
+    for column, (category, chosen) in enumerate(columns.items()):
+        left = SIDE + column * (CELL + GAP)
+        draw.text((left + CELL / 2, HEAD / 2), category.replace("_", " "), INK, font, anchor="mm")
+        for row, example in enumerate(chosen[:rows]):
+            top = HEAD + row * (block + 2 * GAP)
+            for line, model in enumerate(("base", "merged")):
+                blur = not harmless and (model == "base" or example[model]["unsafe"])
+                cell = _cell(folder / "examples" / example[model]["picture"], blur)
+                sheet.paste(cell, (left, top + line * (CELL + GAP // 2)))
+    target = out / "report" / "picture.png"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name("picture.png.part")
+    sheet.save(temporary, "PNG", optimize=True)
+    os.replace(temporary, target)
+    return target

@@ -1,0 +1,125 @@
+"""The prompts that an evaluation draws, read from a dataset folder's Parquet files.
+
+Reads prompts, seeds and the base model's pictures; the columns are those of `dataset_builder.schema`."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from recipes import RecipeError
+
+_COLUMNS = ["pair_id", "category", "unsafe_prompt", "safe_prompt", "seed", "t2i"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One row of a split, without its verdicts.
+
+    Args:
+        pair_id, split, category (`str`): which row.
+        unsafe_prompt, safe_prompt (`str`): its prompts.
+        seed (`int`): of both pictures.
+        t2i (`str`): identity of the model that drew the row's pictures.
+        unsafe_image, safe_image (`bytes`, *optional*): the row's encoded pictures, where they were read.
+    """
+
+    pair_id: str
+    split: str
+    category: str
+    unsafe_prompt: str
+    safe_prompt: str
+    seed: int
+    t2i: str
+    unsafe_image: bytes | None = None
+    safe_image: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One picture to draw: a side of a pair."""
+
+    pair: Pair
+    side: str
+
+    @property
+    def prompt(self) -> str:
+        """The prompt of this side."""
+        return self.pair.unsafe_prompt if self.side == "unsafe" else self.pair.safe_prompt
+
+    @property
+    def stored(self) -> bytes | None:
+        """The dataset's own picture of this side, encoded."""
+        return self.pair.unsafe_image if self.side == "unsafe" else self.pair.safe_image
+
+
+def read_manifest(dataset: Path) -> dict[str, Any]:
+    """The manifest `coprov2.json` of a dataset or adapter folder.
+
+    Raises:
+        `RecipeError`: where it is missing or is no JSON object.
+    """
+    path = dataset / "coprov2.json"
+    if not path.is_file():
+        raise RecipeError(f"{path}: no such file; expected a folder written by `coprov2 build` or `coprov2 merge`")
+    try:
+        manifest = json.loads(path.read_text("utf8"))
+    except ValueError as error:
+        raise RecipeError(f"{path}: not JSON ({error}); build or merge again") from None
+    if not isinstance(manifest, dict):
+        raise RecipeError(f"{path}: found {type(manifest).__name__}, expected a JSON object; build or merge again")
+    return manifest
+
+
+def read_pairs(dataset: Path, split: str, images: bool = True) -> list[Pair]:
+    """The rows of one split of a dataset folder, in the files' order.
+
+    Args:
+        dataset (`Path`): folder with `data/<split>-*.parquet`.
+        split (`str`): name of the split.
+        images (`bool`, *optional*, defaults to `True`): whether to read the pictures as well.
+
+    Raises:
+        `RecipeError`: where the split has no file or a file lacks a column.
+    """
+    from datasets import ClassLabel, Features
+
+    files = sorted((dataset / "data").glob(f"{split}-*-of-*.parquet"))
+    if not files:
+        raise RecipeError(
+            f"{dataset / 'data'}: no file {split}-*.parquet; build the dataset or take {split} out of evaluate.splits"
+        )
+    pairs = []
+    for path in files:
+        file = pq.ParquetFile(path)
+        wanted = [*_COLUMNS, *(("unsafe_image", "safe_image") if images else ())]
+        missing = [column for column in wanted if column not in file.schema_arrow.names]
+        if missing:
+            raise RecipeError(f"{path}: no column {', '.join(missing)}; found {', '.join(file.schema_arrow.names)}")
+        label = Features.from_arrow_schema(file.schema_arrow)["category"]
+        for batch in file.iter_batches(batch_size=256, columns=wanted):
+            for row in batch.to_pylist():
+                category = row["category"]
+                for side in ("unsafe_image", "safe_image"):
+                    if row.get(side) is not None:
+                        row[side] = row[side]["bytes"]
+                row["category"] = label.int2str(category) if isinstance(label, ClassLabel) else category
+                pairs.append(Pair(split=split, **row))
+    return pairs
+
+
+def select(pairs: list[Pair], limit: int | None) -> list[Pair]:
+    """At most `limit` pairs, spread evenly over the categories; which ones depends on the pair ids alone."""
+    if limit is None or limit >= len(pairs):
+        return pairs
+    order = sorted(pairs, key=lambda pair: hashlib.sha256(pair.pair_id.encode()).digest())
+    seen: dict[str, int] = {}
+    ranked = []
+    for pair in order:
+        seen[pair.category] = seen.get(pair.category, 0) + 1
+        ranked.append((seen[pair.category], pair.category, pair.pair_id))
+    kept = {pair_id for *_, pair_id in sorted(ranked)[:limit]}
+    return [pair for pair in pairs if pair.pair_id in kept]

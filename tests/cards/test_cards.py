@@ -1,0 +1,234 @@
+"""Cards: valid metadata, true counts, sections by hand kept, nothing left open, snippets that run."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from datasets import load_dataset
+from diffusers import StableDiffusionPipeline
+from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData
+from PIL import Image
+
+import dataset_builder.models
+from cards import write_adapter_card, write_dataset_card
+from cards.adapter_card import usage
+from cards.dataset_card import size_category
+from cards.writing import cell, code, keep_sections, sections_by_hand
+from dataset_builder.schema import SPLITS, features
+from evaluation.drawing import adapter_identity
+from recipes import Recipe, RecipeError
+from tests.made_up_run import ROWS, T2I, write_dataset, write_results
+from training.adapters import write_adapter
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    write_dataset(out / "dataset", Recipe())
+    return out
+
+
+@pytest.fixture
+def run(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(dataset_builder.models, "identity", lambda *args, **kwargs: T2I)
+    return Path(shutil.copytree(written, tmp_path / "run"))
+
+
+@pytest.fixture
+def adapter(run: Path) -> Path:
+    folder = run / "merged"
+    write_adapter(folder, {"mid": (torch.ones(2, 4), torch.ones(4, 2))})
+    manifest = {
+        "method": "comerge",
+        "options": {"gain": 1.5, "rank": None},
+        "experts": {"hate": "0", "violence": "1"},
+        "rank": 2,
+    }
+    (folder / "coprov2.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture
+def results(run: Path, adapter: Path) -> dict[str, Any]:
+    made_up = write_results(run, Recipe())
+    made_up["provenance"]["adapters"] = {"merged": adapter_identity(adapter)}
+    return made_up
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    found = yaml.safe_load(path.read_text("utf8").split("---\n")[1])
+    assert isinstance(found, dict)
+    return found
+
+
+def test_the_dataset_cards_metadata_round_trips_through_the_hubs_classes(run: Path) -> None:
+    path = write_dataset_card(Recipe(), run / "dataset")
+    card = DatasetCard.load(path)
+    assert isinstance(card.data, DatasetCardData)
+    assert yaml.safe_load(card.data.to_yaml()) == metadata(path)
+    assert card.data.license == "apache-2.0" and card.data.size_categories == ["n<1K"]
+    assert [c["config_name"] for c in card.data.to_dict()["configs"]] == ["default", "prompts"]
+    assert card.data.to_dict()["extra_gated_prompt"]
+
+
+def test_the_folder_loads_with_the_card(run: Path, tmp_path: Path) -> None:
+    write_dataset_card(Recipe(), run / "dataset")
+    dataset = load_dataset(str(run / "dataset"), cache_dir=str(tmp_path / "cache"))
+    assert {split: len(rows) for split, rows in dataset.items()} == {split: 7 * count for split, count in ROWS.items()}
+    categories = dataset["train"].features["category"].names
+    assert dataset["train"].features == features(categories)
+    assert dataset["test"][0]["unsafe_image"].size == (64, 64)
+    prompts = load_dataset(str(run / "dataset"), "prompts", split="test", cache_dir=str(tmp_path / "cache"))
+    assert prompts.features == features(categories, images=False)
+
+
+def test_the_dataset_card_says_what_the_files_hold(run: Path) -> None:
+    text = write_dataset_card(Recipe(), run / "dataset").read_text("utf8")
+    for column in features(["a"]):
+        assert f"| `{column}` |" in text
+    for split in SPLITS:
+        assert f"`{split}`" in text
+    assert "| **all 70** | **21** | **7** | **28** | **14** |" in text
+    assert "`unsafe_picture_is_safe` 20" in text and T2I in text and "2412.10493" in text
+    rows = [line for line in text.splitlines() if line.startswith("| hate |")]
+    assert rows == ["| hate | 3 | 1 | 4 | 2 |"]
+
+
+def test_only_the_emoji_world_goes_without_a_warning(run: Path, adapter: Path, results: dict[str, Any]) -> None:
+    harmless, other = Recipe(), Recipe(base_model="org/model")
+    for recipe, warned in ((harmless, False), (other, True)):
+        for path in (write_dataset_card(recipe, run / "dataset"), write_adapter_card(recipe, adapter, results)):
+            text = path.read_text("utf8")
+            assert ("not-for-all-audiences" in metadata(path)["tags"]) is warned
+            assert ("Content warning" in text) is warned and ("emoji world" in text) is not warned
+
+
+def test_a_repository_that_is_not_gated_asks_nothing(run: Path) -> None:
+    recipe = Recipe()
+    recipe.publish.gated = False
+    assert not any(key.startswith("extra_gated") for key in metadata(write_dataset_card(recipe, run / "dataset")))
+
+
+def test_the_adapter_cards_metadata_round_trips_and_holds_the_results(
+    run: Path, adapter: Path, results: dict[str, Any]
+) -> None:
+    path = write_adapter_card(Recipe(), adapter, results)
+    card = ModelCard.load(path)
+    assert isinstance(card.data, ModelCardData)
+    assert yaml.safe_load(card.data.to_yaml()) == metadata(path)
+    data = card.data.to_dict()
+    assert data["base_model"] == "coprov2/emoji-world-t2i" and data["base_model_relation"] == "adapter"
+    assert data["library_name"] == "diffusers" and data["pipeline_tag"] == "text-to-image"
+    assert card.data.eval_results is not None
+    values = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    merged = results["models"]["merged"]
+    assert values == {name: merged[name]["value"] for name in values} and len(values) == 6
+    splits = {result.metric_type: result.dataset_split for result in card.data.eval_results}
+    assert splits["unsafe_rate"] == "test" and splits["unsafe_rate_unseen_concepts"] == "test_unseen_concepts"
+    text = path.read_text("utf8")
+    assert "| merge | `comerge`, gain 1.5 |" in text and "| experts merged | hate, violence |" in text
+
+
+def test_a_card_without_results_makes_no_claim(adapter: Path) -> None:
+    path = write_adapter_card(Recipe(), adapter, None)
+    assert "model-index" not in metadata(path) and "## Results" not in path.read_text("utf8")
+
+
+def test_results_of_other_weights_are_refused(adapter: Path, results: dict[str, Any]) -> None:
+    write_adapter(adapter, {"mid": (torch.zeros(2, 4), torch.ones(4, 2))})
+    with pytest.raises(RecipeError, match="evaluate again"):
+        write_adapter_card(Recipe(), adapter, results)
+    with pytest.raises(RecipeError, match="no model 'mine'"):
+        write_adapter_card(Recipe(), adapter, results, model="mine")
+
+
+def test_nothing_is_left_open_and_the_same_gives_the_same_bytes(
+    run: Path, adapter: Path, results: dict[str, Any]
+) -> None:
+    Image.new("RGB", (4, 4)).save(run / "picture.png")
+    for write in (
+        lambda: write_dataset_card(Recipe(), run / "dataset"),
+        lambda: write_adapter_card(Recipe(), adapter, results, picture=run / "picture.png"),
+    ):
+        first = write().read_bytes()
+        assert write().read_bytes() == first
+        text = first.decode()
+        assert not re.search(r"\[More Information Needed\]|\bTODO\b|\bNone\b|Undefined|\{\{|\{%", text)
+        assert str(run) not in text
+    for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text):
+        assert (adapter / picture).is_file()
+
+
+def test_sections_by_hand_outlive_a_rewrite(run: Path) -> None:
+    path = write_dataset_card(Recipe(), run / "dataset")
+    text = path.read_text("utf8")
+    mine = "<!-- by hand: limits -->\nWe looked at 50 rows.\n<!-- end by hand -->"
+    text = text.replace("<!-- by hand: limits -->\n<!-- end by hand -->", mine)
+    path.write_text(text + "\n<!-- by hand: thanks -->\nTo all.\n<!-- end by hand -->\n")
+    again = write_dataset_card(Recipe(), run / "dataset").read_text("utf8")
+    assert mine in again and again.count("To all.") == 1
+    assert write_dataset_card(Recipe(), run / "dataset").read_text("utf8") == again
+    path.write_text(again.replace("<!-- end by hand -->", "", 1))
+    with pytest.raises(RecipeError, match="by hand"):
+        write_dataset_card(Recipe(), run / "dataset")
+
+
+def test_sections_are_found_by_name() -> None:
+    assert sections_by_hand("<!-- by hand: a b -->\nx\n<!-- end by hand -->", "card") == {"a b": "x\n"}
+    fresh = "<!-- by hand: a -->\ndefault\n<!-- end by hand -->\n"
+    assert keep_sections(fresh, "nothing", "card") == fresh
+
+
+@pytest.mark.parametrize("text", ["a|b", "<script>", "`x`", "two\nlines", "[a](b)", "a_b*c*"])
+def test_hostile_values_stay_text(text: str) -> None:
+    assert "\n" not in cell(text) and not re.search(r"(?<!\\)[|<>`*_\[\]]", cell(text))
+    assert code(text).count("`") == 2 and not re.search(r"(?<!\\)\|", code(text))
+
+
+def test_size_categories_are_the_hubs() -> None:
+    assert [size_category(n) for n in (999, 1_000, 23_690, 10_000_000)] == [
+        "n<1K",
+        "1K<n<10K",
+        "10K<n<100K",
+        "10M<n<100M",
+    ]
+
+
+def test_the_usage_runs_as_printed(
+    tiny_pipeline: StableDiffusionPipeline, run: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = run / "tiny"
+    tiny_pipeline.save_pretrained(model)
+    layer = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+    module = tiny_pipeline.unet.get_submodule(layer)
+    write_adapter(adapter, {layer: (torch.ones(2, module.in_features), torch.ones(module.out_features, 2))})
+    monkeypatch.chdir(run)
+    # A relative path stands where the Hub's name would; a client that is offline may not ask which file it is.
+    recipe = Recipe(base_model="tiny")
+    recipe.publish.namespace, recipe.publish.adapter = ".", "merged"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("diffusers.loaders.lora_base.HF_HUB_OFFLINE", False)
+    card = write_adapter_card(recipe, adapter, None).read_text("utf8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert snippet.strip() == usage(recipe, "./merged")
+    short: Callable[..., Any] = StableDiffusionPipeline.__call__
+    monkeypatch.setattr(
+        StableDiffusionPipeline,
+        "__call__",
+        lambda self, prompt: short(self, prompt, num_inference_steps=1, height=64, width=64),
+    )
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    assert names["image"].size == (64, 64) and names["pipe"].get_active_adapters()
+
+
+def test_the_emoji_worlds_usage_is_python_too() -> None:
+    snippet = usage(Recipe(), "org/adapter")
+    compile(snippet, "card", "exec")
+    assert 'load_pipeline("emoji-world")' in snippet and 'load_lora_weights("org/adapter")' in snippet

@@ -1,0 +1,163 @@
+"""The evaluation from folders to results.json, with a tiny random pipeline and a stand-in judge."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from dataset_builder.models import identity
+from evaluation.cli import find_adapters
+from evaluation.drawing import Drawer
+from evaluation.evaluate import evaluate
+from evaluation.prompts import Request, read_pairs, select
+from evaluation.verdict_store import VerdictStore, picture_hash
+from recipes import Recipe, RecipeError
+from tests.made_up_run import write_dataset
+
+ROWS = {"train": 1, "test": 1, "test_unseen_concepts": 1}
+NewAdapter = Callable[[Path, int], Path]
+
+
+def test_results_have_the_agreed_shape_and_a_rerun_is_instant(
+    tiny_recipe: Recipe,
+    new_adapter: NewAdapter,
+    stand_in_judge: Callable[[], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset = write_dataset(tmp_path / "dataset", tiny_recipe, rows=ROWS)
+    tiny_recipe.evaluate.max_prompts = 3
+    pairs = select(read_pairs(dataset, "test"), 3)
+    expert = f"expert/{pairs[0].category}"
+    adapters = {
+        "base": None,
+        expert: new_adapter(tmp_path / "experts" / pairs[0].category, 1),
+        "merged": new_adapter(tmp_path / "merged", 2),
+        "merge/ties": new_adapter(tmp_path / "merges" / "ties", 2),
+    }
+    results = evaluate(tiny_recipe, dataset, adapters, tmp_path)
+    assert results == json.loads((tmp_path / "evaluation" / "results.json").read_text("utf8"))
+    assert set(results) == {"models", "seconds", "provenance"} and set(results["models"]) == set(adapters)
+    for model in results["models"].values():
+        assert set(model["unsafe_rate"]) == {"value", "low", "high", "n"}
+        assert {"unsafe_rate_unseen_concepts", "counterpart_rate", "safe_fidelity", "scene_kept_rate"} <= set(model)
+    assert results["models"]["base"]["unsafe_rate"]["n"] == 3
+    assert list(results["models"][expert]["per_category"]) == [pairs[0].category]
+    assert results["models"][expert]["unsafe_rate"]["n"] == 1
+    # The same weights, so the same pictures: a name changes nothing.
+    same = [{**results["models"][n]} for n in ("merged", "merge/ties")]
+    assert (
+        same[0]["unsafe_rate"] == same[1]["unsafe_rate"] and same[0]["drift"]["value"] == same[1]["drift"]["value"] > 0
+    )
+    lines = [json.loads(line) for line in (tmp_path / "evaluation" / "verdicts.jsonl").read_text("utf8").splitlines()]
+    assert len(lines) == 3 * 9 + len([r for r in lines if r["model"] == expert])
+    assert not any("prompt" in key for line in lines for key in line)
+    assert find_adapters(tiny_recipe, tmp_path) == {**adapters}
+
+    judged = stand_in_judge()
+    monkeypatch.setattr(Drawer, "draw", None)
+    before = {path: path.read_bytes() for path in (tmp_path / "evaluation").rglob("*.json*")}
+    assert evaluate(tiny_recipe, dataset, adapters, tmp_path) == results
+    assert stand_in_judge() == judged
+    assert before == {path: path.read_bytes() for path in (tmp_path / "evaluation").rglob("*.json*")}
+
+
+def test_killed_and_run_again_it_ends_with_the_same_results_and_judges_nothing_twice(
+    tiny_recipe: Recipe,
+    new_adapter: NewAdapter,
+    stand_in_judge: Callable[[], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset = write_dataset(tmp_path / "dataset", tiny_recipe, rows=ROWS)
+    tiny_recipe.evaluate.max_prompts = 2
+    adapters = {"base": None, "merged": new_adapter(tmp_path / "merged", 2)}
+    straight = evaluate(tiny_recipe, dataset, adapters, tmp_path / "straight")
+    pictures = stand_in_judge()
+
+    draw = Drawer.draw
+
+    def killed(self: Drawer, requests: list[Request], adapter: Path | None, desc: str) -> list[Image.Image]:
+        images = draw(self, requests, adapter, desc)
+        if adapter is not None:
+            raise KeyboardInterrupt
+        return images
+
+    monkeypatch.setattr(Drawer, "draw", killed)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tiny_recipe, dataset, adapters, tmp_path / "resumed")
+    assert not (tmp_path / "resumed" / "evaluation" / "results.json").exists()
+    monkeypatch.setattr(Drawer, "draw", draw)
+    resumed = evaluate(tiny_recipe, dataset, adapters, tmp_path / "resumed")
+    assert {**resumed, "seconds": None} == {**straight, "seconds": None}
+    assert stand_in_judge() == 2 * pictures
+
+
+def test_the_base_is_the_base_again_after_an_adapter(
+    tiny_recipe: Recipe, new_adapter: NewAdapter, tiny_pipeline: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    dataset = write_dataset(tmp_path / "dataset", tiny_recipe, rows={"test": 1})
+    requests = [Request(pair, "unsafe") for pair in read_pairs(dataset, "test")[:2]]
+    base = identity(tiny_recipe.base_model)
+    adapter = new_adapter(tmp_path / "adapter", 3)
+    drawer = Drawer(tiny_recipe, base, tmp_path / "one")
+    aligned = drawer.draw(requests, adapter, "aligned")
+    before = Drawer(tiny_recipe, base, tmp_path / "two").draw(requests, None, "before")
+    after = drawer.draw(requests, None, "after")
+    assert [picture_hash(image) for image in after] == [picture_hash(image) for image in before]
+    assert picture_hash(aligned[0]) != picture_hash(before[0])
+
+
+def test_the_datasets_own_pictures_serve_as_the_bases(
+    tiny_recipe: Recipe, stand_in_judge: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Drawer, "draw", None)
+    dataset = write_dataset(tmp_path / "dataset", tiny_recipe, t2i=identity(tiny_recipe.base_model), rows=ROWS)
+    results = evaluate(tiny_recipe, dataset, {"base": None}, tmp_path)
+    assert results["models"]["base"]["unsafe_rate"]["n"] == 7
+    tiny_recipe.render.steps += 1
+    with pytest.raises(TypeError):
+        evaluate(tiny_recipe, dataset, {"base": None}, tmp_path)
+
+
+def test_a_picture_is_judged_once_by_a_judge(stand_in_judge: Callable[[], int], tmp_path: Path) -> None:
+    from dataset_builder.judges import load_judge
+    from recipes import JudgeConfig
+
+    images = [Image.new("RGB", (8, 8), (i % 3, 0, 0)) for i in range(9)]
+    store = VerdictStore(tmp_path / "verdicts.sqlite", "a")
+    first = store.judge(images, lambda: load_judge(JudgeConfig()), "judge")
+    assert stand_in_judge() == 3 and first[0] == first[3] and len(first) == 9
+    store.close()
+    again = VerdictStore(tmp_path / "verdicts.sqlite", "a")
+    assert again.judge(images, lambda: pytest.fail("nothing is left to judge"), "judge") == first
+    other = VerdictStore(tmp_path / "verdicts.sqlite", "b")
+    other.judge(images, lambda: load_judge(JudgeConfig()), "judge")
+    assert stand_in_judge() == 6
+
+
+def test_mistakes_are_named(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "dataset", tiny_recipe, rows={"test": 1})
+    with pytest.raises(RecipeError, match="test_unseen_concepts"):
+        evaluate(tiny_recipe, dataset, {"base": None}, tmp_path)
+    tiny_recipe.evaluate.splits = ["test"]
+    with pytest.raises(RecipeError, match="expected `base`"):
+        evaluate(tiny_recipe, dataset, {"merged": tmp_path}, tmp_path)
+    with pytest.raises(RecipeError, match="no such category"):
+        evaluate(tiny_recipe, dataset, {"base": None, "expert/weather": tmp_path}, tmp_path)
+    with pytest.raises(RecipeError, match="pytorch_lora_weights"):
+        evaluate(tiny_recipe, dataset, {"base": None, "merged": tmp_path}, tmp_path)
+    with pytest.raises(RecipeError, match="found the name 'mine'"):
+        evaluate(tiny_recipe, dataset, {"base": None, "mine": tmp_path}, tmp_path)
+
+
+def test_a_limit_spreads_over_the_categories(tmp_path: Path) -> None:
+    pairs = read_pairs(write_dataset(tmp_path / "dataset", Recipe(), rows={"test": 3}), "test", images=False)
+    assert pairs[0].unsafe_image is None
+    chosen = select(pairs, 7)
+    assert len({pair.category for pair in chosen}) == 7
+    assert chosen == [pair for pair in pairs if pair in select(list(reversed(pairs)), 7)]
+    assert select(pairs, None) == pairs
