@@ -1,0 +1,141 @@
+"""The values that the fields of a recipe may have, beyond their types.
+
+Names that belong to a registry of another package (engines, judges, steps, losses) are checked there."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from recipes.recipe import Recipe
+
+Rule = tuple[Callable[[Any], bool], str]
+MERGE_METHODS = ("comerge", "least_squares", "sum", "linear", "ties", "svd")
+SPLITS = ("train", "validation", "test", "test_unseen_concepts")
+
+
+def _at_least(least: float) -> Rule:
+    return lambda value: value is None or value >= least, f"{least} or more"
+
+
+def _above(bound: float) -> Rule:
+    return lambda value: value > bound, f"above {bound}"
+
+
+def _between(low: float, high: float) -> Rule:
+    return lambda value: low <= value <= high, f"{low} to {high}"
+
+
+def _inside(low: float, high: float) -> Rule:
+    return lambda value: low < value < high, f"above {low} and below {high}"
+
+
+def _one_of(*names: str) -> Rule:
+    return lambda value: value in names, f"one of {', '.join(names)}"
+
+
+def _each(rule: Rule) -> Rule:
+    return lambda values: all(rule[0](value) for value in values), f"each {rule[1]}"
+
+
+_text: Rule = (lambda value: bool(value.strip()), "some text")
+_not_empty: Rule = (lambda value: bool(value), "at least one")
+_multiple_of_8: Rule = (lambda value: value >= 8 and value % 8 == 0, "a multiple of 8, 8 or more")
+_tag: Rule = (
+    lambda value: value[:1] == "v" and len(parts := value[1:].split(".")) == 3 and all(p.isdecimal() for p in parts),
+    "a tag vMAJOR.MINOR.PATCH",
+)
+_name: Rule = (lambda value: bool(value.strip()) and "/" not in value, "a name without a slash")
+
+RULES: dict[str, Rule] = {
+    "name": _text,
+    "base_model": _text,
+    "seed": _between(0, 2**31 - 1),
+    "llm.batch_size": _at_least(1),
+    "llm.temperature": _above(0),
+    "llm.max_new_tokens": _at_least(1),
+    "llm.max_attempts": _at_least(1),
+    "render.steps": _at_least(1),
+    "render.guidance_scale": _at_least(0),
+    "render.height": _multiple_of_8,
+    "render.width": _multiple_of_8,
+    "render.batch_size": _at_least(1),
+    "render.dtype": _one_of("float32", "float16", "bfloat16"),
+    "judge.threshold": _between(0, 1),
+    "build.steps": _not_empty,
+    "build.train_pairs": _at_least(1),
+    "build.validation_pairs": _at_least(0),
+    "build.test_pairs": _at_least(0),
+    "build.unseen_concept_pairs": _at_least(0),
+    "build.oversample": _at_least(1),
+    "build.max_words": _at_least(1),
+    "build.near_duplicate": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "build.version": _tag,
+    "train.max_steps": _at_least(1),
+    "train.batch_size": _at_least(1),
+    "train.learning_rate": _above(0),
+    "train.warmup_steps": _at_least(0),
+    "train.rank": _at_least(1),
+    "train.alpha": _at_least(1),
+    "train.target_modules": _not_empty,
+    "train.beta": _above(0),
+    "train.dpo_weight": _at_least(0),
+    "train.sft_weight": _at_least(0),
+    "train.prior_weight": _at_least(0),
+    "train.unsafe_prompt_weight": _at_least(0),
+    "train.safe_prompt_weight": _at_least(0),
+    "train.prior_batch_size": _at_least(0),
+    "train.prompt_dropout": _between(0, 1),
+    "train.save_steps": _at_least(1),
+    "train.logging_steps": _at_least(1),
+    "train.workers": _at_least(1),
+    "train.threads": _at_least(1),
+    "merge.method": _one_of(*MERGE_METHODS),
+    "merge.compare": (
+        lambda entries: all(entry.partition(":")[0] in MERGE_METHODS for entry in entries),
+        f"each one of {', '.join(MERGE_METHODS)}, options after a colon",
+    ),
+    "merge.rank": _at_least(1),
+    "merge.unit": _one_of("row", "rank", "weight"),
+    "merge.score": _one_of("count", "mean"),
+    "merge.selection": _one_of("hard", "soft", "top_n"),
+    "merge.top_n": _at_least(1),
+    "merge.inputs": _one_of("base", "own"),
+    "merge.density": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "merge.gain": _above(0),
+    "merge.score_prompts": (lambda values: bool(values) and set(values) <= {"unsafe", "safe"}, "unsafe, safe or both"),
+    "merge.safe_weight": _at_least(0),
+    "merge.empty_share": _between(0, 1),
+    "merge.ridge": _above(0),
+    "merge.category_weight": _one_of("equal", "trace", "energy"),
+    "merge.restore": _one_of("none", "all", "category"),
+    "merge.calibration_latents": _one_of("image", "noise"),
+    "merge.calibration_prompts": _at_least(1),
+    "merge.calibration_timesteps": (
+        lambda values: bool(values) and all(0 <= value <= 999 for value in values),
+        "at least one, each 0 to 999",
+    ),
+    "evaluate.splits": (
+        lambda values: bool(values) and all(v in SPLITS for v in values),
+        f"at least one of {', '.join(SPLITS)}",
+    ),
+    "evaluate.max_prompts": _at_least(1),
+    "evaluate.confidence": _inside(0, 1),
+    "publish.namespace": _name,
+    "publish.dataset": _name,
+    "publish.adapter": _name,
+    "publish.licence": _text,
+}
+
+
+def check(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """The fields of `recipe` whose value cannot be, as (dotted name, what is wrong with it)."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        if dataclasses.is_dataclass(value):
+            values |= {f"{field.name}.{inner.name}": getattr(value, inner.name) for inner in dataclasses.fields(value)}
+        else:
+            values[field.name] = value
+    for name, (holds, expected) in RULES.items():
+        if not holds(values[name]):
+            yield name, f"expected {expected}, found {values[name]!r}"

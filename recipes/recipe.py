@@ -1,0 +1,268 @@
+"""The sections of a recipe. Each field is an option of the command line as `--set section.field=value`.
+
+Every package reads its own section; this module imports nothing of theirs, so that a whole recipe is checked before
+the first stage starts."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class LLMConfig:
+    """Parameters that control the text engine, which writes the prompt pairs.
+
+    Args:
+        engine (`str`, *optional*, defaults to `"transformers"`): a name in `dataset_builder.engines.ENGINES`.
+        model (`str`, *optional*, defaults to `"emoji-world"`): a Hub id, a folder, or `emoji-world` (shipped).
+        revision (`str`, *optional*): commit, tag or branch of a Hub id.
+        template (`str`, *optional*, defaults to `"emoji-world"`): a file of `dataset_builder/prompts/` or a path.
+        batch_size (`int`, *optional*, defaults to 64): requests a batch.
+        temperature (`float`, *optional*, defaults to 0.9): above 0.
+        max_new_tokens (`int`, *optional*, defaults to 96): tokens an answer may have.
+        max_attempts (`int`, *optional*, defaults to 4): tries of a request, each with another seed.
+    """
+
+    engine: str = "transformers"
+    model: str = "emoji-world"
+    revision: str | None = None
+    template: str = "emoji-world"
+    batch_size: int = 64
+    temperature: float = 0.9
+    max_new_tokens: int = 96
+    max_attempts: int = 4
+
+
+@dataclass
+class RenderConfig:
+    """Parameters that control how pictures are drawn, for the dataset and for the evaluation alike.
+
+    Args:
+        steps (`int`, *optional*, defaults to 10): denoising steps.
+        guidance_scale (`float`, *optional*, defaults to 3.0): classifier-free guidance; 1 switches it off.
+        height, width (`int`, *optional*, defaults to 64): pixels.
+        batch_size (`int`, *optional*, defaults to 32): pictures a batch. A batch is the unit of resuming too: the last
+            bits of a picture may depend on the size of its batch, so batches are never re-cut.
+        dtype (`str`, *optional*, defaults to `"float32"`): float32, float16 or bfloat16.
+    """
+
+    steps: int = 10
+    guidance_scale: float = 3.0
+    height: int = 64
+    width: int = 64
+    batch_size: int = 32
+    dtype: str = "float32"
+
+
+@dataclass
+class JudgeConfig:
+    """Parameters that control the judge.
+
+    Args:
+        name (`str`, *optional*, defaults to `"emoji_world"`): a name in `dataset_builder.judges.JUDGES`.
+        model (`str`, *optional*): Hub id or folder of its weights; None takes the shipped ones.
+        threshold (`float`, *optional*, defaults to 0.5): score in 0..1 from which a picture is unsafe.
+    """
+
+    name: str = "emoji_world"
+    model: str | None = None
+    threshold: float = 0.5
+
+
+@dataclass
+class BuildConfig:
+    """Parameters that control the dataset.
+
+    Args:
+        taxonomy (`str`, *optional*, defaults to `"emoji-world"`): a file of `dataset_builder/taxonomies/` or a path.
+        steps (`list[str]`): the builder's steps, in order; names in `dataset_builder.steps.STEPS`.
+        train_pairs (`int`, *optional*, defaults to 56): pairs a category asked for the train split.
+        validation_pairs (`int`, *optional*, defaults to 4): pairs a category asked for validation.
+        test_pairs (`int`, *optional*, defaults to 48): pairs a category asked for test (unseen prompts).
+        unseen_concept_pairs (`int`, *optional*, defaults to 12): pairs a category asked for `test_unseen_concepts`.
+        oversample (`float`, *optional*, defaults to 1.3): requests to the text engine a pair that is asked for; the
+            surplus replaces pairs that are screened out or stand twice.
+        max_words (`int`, *optional*, defaults to 40): words a prompt may have.
+        near_duplicate (`float`, *optional*, defaults to 0.9): Jaccard similarity of word 2-grams from which a prompt is
+            a near-duplicate of another.
+        version (`str`, *optional*, defaults to `"v1.0.0"`): the tag of what is built.
+    """
+
+    taxonomy: str = "emoji-world"
+    steps: list[str] = field(
+        default_factory=lambda: ["write_pairs", "screen", "deduplicate", "split", "render", "judge", "keep", "write"]
+    )
+    train_pairs: int = 56
+    validation_pairs: int = 4
+    test_pairs: int = 48
+    unseen_concept_pairs: int = 12
+    oversample: float = 1.3
+    max_words: int = 40
+    near_duplicate: float = 0.9
+    version: str = "v1.0.0"
+
+
+@dataclass
+class TrainConfig:
+    """Parameters that control the safety experts; `training.DiffusionDPOConfig` documents the loss.
+
+    Args:
+        categories (`list[str]`, *optional*, defaults to `[]`): categories to train; empty means all.
+        max_steps, batch_size (`int`), learning_rate (`float`), lr_scheduler (`str`), warmup_steps (`int`): as in
+            `transformers.TrainingArguments`; batch_size counts pairs.
+        rank, alpha (`int`): of the LoRA.
+        target_modules (`list[str]`): names, or endings of names, of the UNet's linear layers to adapt.
+        beta (`float`): strength of the preference term.
+        loss_type (`str`, *optional*, defaults to `"sigmoid"`): preference loss.
+        dpo_weight, sft_weight, prior_weight (`float`): weights of the preference term, of the winner's anchor and of
+            the prior on safe prompts.
+        unsafe_prompt_weight, safe_prompt_weight (`float`): weights of the two terms of a pair (METHOD: unsafe prompt,
+            safe image over unsafe image; safe prompt, safe image over unsafe image).
+        prior_batch_size (`int`): pictures of the prior in a step.
+        prior_other_unsafe (`bool`, *optional*, defaults to `False`): whether the prior also holds the unsafe prompts and
+            pictures of the other categories, which keeps an expert silent outside its own.
+        prompt_dropout (`float`): share of captions replaced by the empty prompt.
+        sample_latents (`bool`, *optional*, defaults to `False`): draw latents from the encoder's posterior anew each
+            time, instead of its mean.
+        save_steps, logging_steps (`int`): steps between checkpoints, and between logged metrics.
+        workers (`int`, *optional*, defaults to 1): experts trained at once, each in a process of its own.
+        threads (`int`, *optional*, defaults to 1): torch threads of an expert on the CPU. The last bits of an adapter
+            depend on it, not on `workers`.
+    """
+
+    categories: list[str] = field(default_factory=list)
+    max_steps: int = 100
+    batch_size: int = 8
+    learning_rate: float = 2e-3
+    lr_scheduler: str = "linear"
+    warmup_steps: int = 0
+    rank: int = 16
+    alpha: int = 16
+    target_modules: list[str] = field(default_factory=lambda: ["attn2.to_k", "attn2.to_v"])
+    beta: float = 100.0
+    loss_type: str = "sigmoid"
+    dpo_weight: float = 1.0
+    sft_weight: float = 1.0
+    prior_weight: float = 5.0
+    unsafe_prompt_weight: float = 1.0
+    safe_prompt_weight: float = 0.0
+    prior_batch_size: int = 8
+    prior_other_unsafe: bool = False
+    prompt_dropout: float = 0.0
+    sample_latents: bool = False
+    save_steps: int = 50
+    logging_steps: int = 5
+    workers: int = 1
+    threads: int = 1
+
+
+@dataclass
+class MergeConfig:
+    """Parameters that control the merge of the experts.
+
+    Args:
+        method (`str`, *optional*, defaults to `"comerge"`): comerge, least_squares, sum (of the experts, peft's `cat`),
+            or peft's linear, ties, svd.
+        compare (`list[str]`): further merges, evaluated beside it: a method, or `method:field=value,field=value` for
+            other options than this section's. `gain` is tuned to a method, so a compared one starts at 1.
+        rank (`int`, *optional*): rank of the merged LoRA; None keeps the exact rank (`svd`: the experts' highest).
+        gain (`float`, *optional*, defaults to 1.0): a factor on the result, above 0.
+        weighted_svd (`bool`, *optional*, defaults to `True`): comerge and least_squares come down to `rank` by the SVD
+            that keeps the layers' outputs on calibration inputs best, not the weights.
+        unit (`str`): row, rank or weight. score (`str`): count or mean. selection (`str`): hard, soft or top_n.
+            top_n (`int`): see `training/comerge.py`.
+        score_prompts (`list[str]`): sides of the pairs on which Co-Merge counts: unsafe, safe.
+        density (`float`, *optional*, defaults to 0.3): share of values that `ties` keeps.
+        safe_weight (`float`, *optional*, defaults to 6.0): weight of safe inputs in least_squares, at least 0.
+        empty_share (`float`, *optional*, defaults to 0.2): share of the empty prompt in the safe inputs, 0 to 1; the
+            unconditional branch of guidance is drawn with it in every picture.
+        ridge (`float`, *optional*, defaults to 1e-4): of least_squares, relative to its matrix's mean diagonal.
+        category_weight (`str`, *optional*, defaults to `"energy"`): equal, trace or energy: what evens out the
+            categories in least_squares. restore (`str`, *optional*, defaults to `"category"`): none, all or category:
+            how its shrinkage is undone. See `training/least_squares.py`.
+        inputs (`str`, *optional*, defaults to `"base"`): the layers' inputs come from one pass of the base model, or
+            for each expert from its `own`.
+        calibration_prompts (`int`, *optional*, defaults to 56): pairs a category at most.
+        calibration_timesteps (`list[int]`): each from 0 to the model's last.
+        calibration_latents (`str`, *optional*, defaults to `"image"`): noised latents of the pairs' pictures, or noise.
+    """
+
+    method: str = "comerge"
+    compare: list[str] = field(default_factory=list)
+    rank: int | None = None
+    gain: float = 1.0
+    weighted_svd: bool = True
+    unit: str = "row"
+    score: str = "count"
+    selection: str = "hard"
+    top_n: int = 2
+    score_prompts: list[str] = field(default_factory=lambda: ["unsafe"])
+    density: float = 0.3
+    safe_weight: float = 6.0
+    empty_share: float = 0.2
+    ridge: float = 1e-4
+    category_weight: str = "energy"
+    restore: str = "category"
+    inputs: str = "base"
+    calibration_prompts: int = 56
+    calibration_timesteps: list[int] = field(default_factory=lambda: [200, 500, 800])
+    calibration_latents: str = "image"
+
+
+@dataclass
+class EvaluateConfig:
+    """Parameters that control the evaluation; pictures are drawn as the section `render` says.
+
+    Args:
+        splits (`list[str]`): splits whose prompts are drawn.
+        max_prompts (`int`, *optional*): prompts a split at most; None takes all.
+        experts (`bool`, *optional*, defaults to `True`): evaluate each expert on its own category.
+        confidence (`float`, *optional*, defaults to 0.95): of the intervals.
+    """
+
+    splits: list[str] = field(default_factory=lambda: ["test", "test_unseen_concepts"])
+    max_prompts: int | None = None
+    experts: bool = True
+    confidence: float = 0.95
+
+
+@dataclass
+class PublishConfig:
+    """Parameters that control the repositories.
+
+    Args:
+        namespace (`str`, *optional*, defaults to `"coprov2"`): user or organisation, used in the cards' snippets.
+        dataset, adapter (`str`): repository names.
+        private, gated (`bool`, *optional*, default to `True`): how a new repository is made.
+        licence (`str`, *optional*, defaults to `"apache-2.0"`): SPDX name in the Hub's spelling.
+    """
+
+    namespace: str = "coprov2"
+    dataset: str = "coprov2-emoji-world"
+    adapter: str = "coprov2-emoji-world-safety"
+    private: bool = True
+    gated: bool = True
+    licence: str = "apache-2.0"
+
+
+@dataclass
+class Recipe:
+    """A whole run.
+
+    Args:
+        name (`str`): of the recipe.
+        base_model (`str`): the text-to-image model to align: a Hub id, a folder, or `emoji-world` (shipped).
+        revision (`str`, *optional*): commit, tag or branch of a Hub id.
+        seed (`int`, *optional*, defaults to 0): every other seed derives from it.
+    """
+
+    name: str = "emoji-world"
+    base_model: str = "emoji-world"
+    revision: str | None = None
+    seed: int = 0
+    llm: LLMConfig = field(default_factory=LLMConfig)
+    render: RenderConfig = field(default_factory=RenderConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    build: BuildConfig = field(default_factory=BuildConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    merge: MergeConfig = field(default_factory=MergeConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)

@@ -1,0 +1,205 @@
+"""Calibration: sums over portions are sums over everything, and they are of what the layers really see."""
+
+import hashlib
+
+import pytest
+import torch
+from torch import nn
+
+from recipes import MergeConfig, RecipeError
+from tests.training.merge_world import CATEGORIES, LAYERS, factors, write_dataset
+from training.calibration import base_forward, calibrate
+from training.calibration_samples import Sample, choose_samples
+from training.comerge import Statistics, activations
+from training.denoisers import denoiser_for
+
+
+class Toy(nn.Module):
+    """Two layers; `third` is fed what `first` is."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.third = nn.Linear(4, 5), nn.Linear(5, 3), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.second(self.first(x).tanh()).sum() + self.third(x).sum()
+
+
+TOY_LAYERS = {"first": (4, 5), "second": (5, 3), "third": (4, 2)}
+
+
+def toy_experts():
+    return {category: factors(seed, 2, TOY_LAYERS) for seed, category in enumerate(CATEGORIES)}
+
+
+def toy_samples(count=5):
+    samples = [
+        Sample(f"{category}-{i}/{side}", side, category, "")
+        for category in CATEGORIES
+        for side in ("unsafe", "safe", "empty")
+        for i in range(count)
+    ]
+    return sorted(samples, key=lambda sample: (sample.group, sample.key))
+
+
+def toy_input(sample, timestep):
+    seed = int(hashlib.sha256(f"{sample.key}{timestep}".encode()).hexdigest()[:8], 16)
+    return torch.randn(6, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def run_toy(config, batch_size, toy=None):
+    toy = toy or Toy()
+
+    def forward(batch, timestep):
+        toy(torch.stack([toy_input(sample, timestep) for sample in batch]))
+
+    return calibrate(toy, forward, toy_experts(), toy_samples(), config, batch_size)
+
+
+def seen(samples, timesteps, expert=None):
+    """layer -> (inputs, tokens, width): all at once, through a network whose weights hold the expert's update."""
+    toy = Toy()
+    x = torch.stack([toy_input(sample, timestep) for timestep in timesteps for sample in samples])
+    with torch.no_grad():
+        for layer, (a, b) in (expert or {}).items():
+            toy.get_submodule(layer).weight += b @ a
+        return {"first": x, "second": toy.first(x).tanh(), "third": x}
+
+
+def gram(x):
+    x = x.double().flatten(0, 1)
+    return x.T @ x / len(x)
+
+
+@pytest.mark.parametrize("inputs", ["base", "own"])
+@pytest.mark.parametrize("unit", ["row", "rank", "weight"])
+@pytest.mark.parametrize("sides", [["unsafe"], ["unsafe", "safe"]])
+@pytest.mark.parametrize("batch_size", [2, 100])
+def test_streaming_equals_all_at_once(inputs, unit, sides, batch_size):
+    timesteps = [100, 900]
+    config = MergeConfig(inputs=inputs, unit=unit, score_prompts=sides, calibration_timesteps=timesteps)
+    found = run_toy(config, batch_size)
+    experts, samples = toy_experts(), toy_samples()
+    scored = [sample for sample in samples if sample.side in sides]
+    for layer in TOY_LAYERS:
+        scores = []
+        for category in CATEGORIES:
+            active = experts[category] if inputs == "own" else None
+            scores.append(activations(experts[category][layer], seen(scored, timesteps, active)[layer], unit))
+        expected = Statistics.of(torch.stack(scores))
+        torch.testing.assert_close(found.statistics[layer].wins, expected.wins)
+        torch.testing.assert_close(found.statistics[layer].activation, expected.activation, rtol=1e-5, atol=1e-5)
+        assert found.statistics[layer].inputs == expected.inputs
+        for group in ("safe", "empty", *(f"unsafe/{category}" for category in CATEGORIES)):
+            owner = group.partition("/")[2]
+            active = experts[owner] if inputs == "own" and owner else None
+            members = [sample for sample in samples if sample.group == group]
+            torch.testing.assert_close(found.grams[layer][group], gram(seen(members, timesteps, active)[layer]))
+
+
+def test_layers_fed_one_tensor_share_its_gram():
+    grams = run_toy(MergeConfig(), 4).grams
+    assert grams["third"] is grams["first"]
+    assert grams["second"] is not grams["first"]
+
+
+def test_the_model_is_left_as_it_was():
+    toy, x = Toy(), torch.randn(3, 4)
+    before = toy(x)
+    run_toy(MergeConfig(inputs="own"), 4, toy)
+    assert torch.equal(toy(x), before)
+    assert not any(module._forward_hooks for module in toy.modules())
+
+
+def test_safe_gram_mixes_the_empty_prompt_in():
+    found = run_toy(MergeConfig(), 4)
+    groups = found.grams["first"]
+    torch.testing.assert_close(found.safe_gram("first", 0.25), 0.75 * groups["safe"] + 0.25 * groups["empty"])
+    assert found.category_grams("first", CATEGORIES)[1] is groups["unsafe/violence"]
+
+
+def test_experts_of_another_model_are_refused():
+    toy = Toy()
+    toy.second = nn.Linear(5, 4)
+    with pytest.raises(RecipeError, match="layer second of the experts"):
+        run_toy(MergeConfig(), 4, toy)
+
+
+@pytest.mark.parametrize("wrong", [{"inputs": "other"}, {"score_prompts": []}, {"calibration_timesteps": []}])
+def test_wrong_options_are_named(wrong):
+    with pytest.raises(RecipeError, match=f"merge.{next(iter(wrong))}"):
+        run_toy(MergeConfig(**wrong), 4)
+
+
+def test_the_choice_of_pairs_does_not_depend_on_their_order(tmp_path):
+    straight = choose_samples(write_dataset(tmp_path / "a", 5), CATEGORIES, 2, 0, True)
+    turned = choose_samples(write_dataset(tmp_path / "b", 5, backwards=True), CATEGORIES[::-1], 2, 0, True)
+    assert [(s.key, s.prompt, s.category) for s in straight] == [(s.key, s.prompt, s.category) for s in turned]
+    assert [s.image.tobytes() for s in straight] == [s.image.tobytes() for s in turned]
+    groups = [sample.group for sample in straight]
+    assert {group: groups.count(group) for group in groups} == {
+        "empty": 4, "safe": 4, "unsafe/self_harm": 2, "unsafe/violence": 2
+    }  # fmt: skip
+    assert {sample.prompt for sample in straight if sample.side == "empty"} == {""}
+    chosen = {tuple(s.key for s in choose_samples(tmp_path / "a", CATEGORIES, 2, seed, False)) for seed in range(8)}
+    assert len(chosen) > 1
+
+
+def test_missing_data_is_named(tmp_path):
+    with pytest.raises(RecipeError, match="no file data/train"):
+        choose_samples(tmp_path, CATEGORIES, 2, 0, True)
+    with pytest.raises(RecipeError, match=r"'hate' .*found: self_harm, violence"):
+        choose_samples(write_dataset(tmp_path), ["hate"], 2, 0, False)
+
+
+@pytest.mark.parametrize("latents", ["image", "noise"])
+def test_on_a_pipeline(tmp_path, tiny_pipeline, latents):
+    samples = choose_samples(write_dataset(tmp_path), CATEGORIES, 2, 0, latents == "image")
+    denoiser = denoiser_for(tiny_pipeline)
+    experts = {category: factors(seed) for seed, category in enumerate(CATEGORIES)}
+
+    def run(timesteps):
+        config = MergeConfig(calibration_timesteps=timesteps)
+        return calibrate(denoiser.model, base_forward(denoiser, 0, latents), experts, samples, config)
+
+    once, again, later = run([100]), run([100]), run([900])
+    key, _, out = LAYERS
+    for layer in LAYERS:
+        assert torch.equal(once.statistics[layer].wins, again.statistics[layer].wins)
+        for group, value in once.grams[layer].items():
+            assert torch.equal(value, again.grams[layer][group])
+    # Cross-attention sees the prompt's embedding at every timestep, self-attention sees the picture.
+    for group, value in once.grams[key].items():
+        prompts = [sample.prompt for sample in samples if sample.group == group]
+        torch.testing.assert_close(value, gram(denoiser.encode_prompts(prompts)["prompt_embeds"]), rtol=1e-5, atol=1e-5)
+        assert torch.equal(value, later.grams[key][group])
+        assert not torch.allclose(once.grams[out][group], later.grams[out][group])
+
+
+def test_timesteps_outside_the_model_are_refused(tmp_path, tiny_pipeline):
+    denoiser = denoiser_for(tiny_pipeline)
+    sample = Sample("violence-0/safe", "safe", "violence", "a banana")
+    with pytest.raises(RecipeError, match="has 1000; it must be from 0 to 999"):
+        base_forward(denoiser, 0, "noise")([sample], 1000)
+    with pytest.raises(RecipeError, match=r"violence-0/safe: no picture .*calibration_latents=noise"):
+        base_forward(denoiser, 0)([sample], 10)
+
+
+def test_prompt_only_layers_are_run_at_one_timestep(tmp_path, tiny_pipeline):
+    key, value, _ = LAYERS
+    denoiser = denoiser_for(tiny_pipeline)
+    experts = {
+        category: {layer: factors(seed)[layer] for layer in (key, value)} for seed, category in enumerate(CATEGORIES)
+    }
+    samples = choose_samples(write_dataset(tmp_path), CATEGORIES, 2, 0, False)
+    ran = []
+    forward = base_forward(denoiser, 0, "noise")
+
+    def counted(batch, timestep):
+        ran.append(timestep)
+        forward(batch, timestep)
+
+    found = calibrate(denoiser.model, counted, experts, samples, MergeConfig(calibration_timesteps=[300, 600]))
+    assert set(ran) == {300}
+    assert found.statistics[key].inputs == 4

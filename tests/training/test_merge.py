@@ -1,0 +1,277 @@
+"""Merged folders: what stock diffusers and peft make of them, that nothing is done twice, and clear errors."""
+
+import copy
+import json
+from itertools import pairwise
+
+import pytest
+import torch
+import typer
+from diffusers import StableDiffusionPipeline
+from peft import LoraConfig, get_peft_model
+from typer.testing import CliRunner
+
+from recipes import MergeConfig, Recipe, RecipeError
+from tests.training.merge_world import CATEGORIES, LAYERS, factors, write_dataset, write_experts
+from training import merge_cli
+from training.adapters import WEIGHTS_NAME, Adapter, load_lora, write_adapter
+from training.calibration_samples import choose_samples
+from training.denoisers import denoiser_for
+from training.low_rank import full
+from training.merge import merge_experts, merge_layers, planned_merges
+from training.peft_merges import peft_merge
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, tiny_pipeline):
+    """Folders of a base model, a dataset and experts."""
+    folder = tmp_path_factory.mktemp("world")
+    tiny_pipeline.save_pretrained(folder / "base")
+    write_dataset(folder / "dataset")
+    write_experts(folder / "experts")
+    return folder
+
+
+def recipe_for(world, **merge):
+    return Recipe(base_model=str(world / "base"), merge=MergeConfig(**{"calibration_timesteps": [500], **merge}))
+
+
+def experts_in(world):
+    return {category: world / "experts" / category for category in CATEGORIES}
+
+
+def deltas(folder):
+    return {layer: full(product) for layer, product in load_lora(folder).folded().items()}
+
+
+def no_calibration():
+    raise AssertionError("this merge needs no calibration")
+
+
+def test_merged_folder_in_stock_diffusers_adds_the_merged_updates(tmp_path, world):
+    """The experts have alpha 6 and rank 4, so a lost alpha would show."""
+    recipe = recipe_for(world, method="sum", compare=["comerge", "comerge:rank=3", "least_squares:rank=5,gain=2"])
+    folders = merge_experts(recipe, experts_in(world), world / "dataset", tmp_path)
+    x, hidden = torch.randn(2, 4, 16, 16), torch.randn(2, 24, 128)
+
+    def predict(unet):
+        with torch.no_grad():
+            return unet(x, 500, hidden).sample
+
+    base = StableDiffusionPipeline.from_pretrained(world / "base", safety_checker=None)
+    plain = predict(base.unet)
+    for folder in folders.values():
+        by_hand = copy.deepcopy(base.unet)
+        with torch.no_grad():
+            for layer, delta in deltas(folder).items():
+                by_hand.get_submodule(layer).weight += delta
+        base.load_lora_weights(folder)
+        stock = predict(base.unet)
+        base.unload_lora_weights()
+        torch.testing.assert_close(stock, predict(by_hand), atol=1e-4, rtol=1e-4)
+        assert (stock - plain).abs().max() > 1e-2
+    experts = [deltas(folder) for folder in experts_in(world).values()]
+    for layer, delta in deltas(folders["sum"]).items():
+        torch.testing.assert_close(delta, experts[0][layer] + experts[1][layer], atol=1e-5, rtol=1e-5)
+        plain_b = load_lora(experts_in(world)["violence"]).layers[layer][1]
+        assert not torch.allclose(plain_b, load_lora(experts_in(world)["violence"]).folded()[layer][1])
+
+
+@pytest.mark.parametrize("method", ["comerge", "least_squares", "sum"])
+def test_a_merge_of_one_expert_is_that_expert(tmp_path, world, tiny_pipeline, method):
+    one = {"violence": world / "experts" / "violence"}
+    # Least squares has nothing to shrink towards when safe inputs weigh nothing.
+    recipe = recipe_for(world, method=method, safe_weight=0.0, ridge=1e-12)
+    merged = deltas(merge_experts(recipe, one, world / "dataset", tmp_path)[method])
+    prompts = [sample.prompt for sample in choose_samples(world / "dataset", list(one), 9, 0, False)]
+    seen = denoiser_for(tiny_pipeline).encode_prompts([prompt for prompt in prompts if "pistol" in prompt])
+    for layer, delta in deltas(one["violence"]).items():
+        if method != "least_squares":
+            torch.testing.assert_close(merged[layer], delta, atol=1e-6, rtol=1e-5)
+        elif "attn2" in layer:
+            # Three prompts do not span all directions: it is that expert on what they do.
+            x = seen["prompt_embeds"][["water" not in prompt for prompt in prompts if "pistol" in prompt]]
+            torch.testing.assert_close(x @ merged[layer].T, x @ delta.T, atol=1e-3, rtol=1e-3)
+
+
+def test_order_of_experts_leaves_no_trace(tmp_path, world):
+    recipe = recipe_for(world, compare=["least_squares", "sum", "linear", "ties", "svd"])
+    straight = merge_experts(recipe, experts_in(world), world / "dataset", tmp_path / "a")
+    turned = merge_experts(recipe, dict(reversed(experts_in(world).items())), world / "dataset", tmp_path / "b")
+    assert list(straight) == list(turned) == ["comerge", "least_squares", "sum", "linear", "ties", "svd"]
+    for method, folder in straight.items():
+        for name in (WEIGHTS_NAME, "coprov2.json"):
+            assert (folder / name).read_bytes() == (turned[method] / name).read_bytes()
+
+
+def test_done_merges_are_skipped_and_others_are_not(tmp_path, world):
+    def run(experts=None, **merge):
+        merge = {"method": "sum", "compare": ["ties"], **merge}
+        folders = merge_experts(recipe_for(world, **merge), experts or experts_in(world), world / "dataset", tmp_path)
+        return {name: (folder / WEIGHTS_NAME).stat().st_mtime_ns for name, folder in folders.items()}
+
+    first = run()
+    assert run() == first
+    # An option of another method changes nothing; one of ties changes ties alone.
+    assert run(unit="weight", safe_weight=1.0) == first
+    changed = run(density=0.7)
+    assert changed["sum"] == first["sum"]
+    assert changed["ties"] != first["ties"]
+    # Damaged weights are made anew, with the same bytes.
+    path = tmp_path / "merged" / WEIGHTS_NAME
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4] + b"oops")
+    run(density=0.7)
+    assert path.read_bytes() == whole
+    # So is a merge of other experts.
+    write_adapter(tmp_path / "other", factors(9), alpha=6.0)
+    run({**experts_in(world), "violence": tmp_path / "other"}, density=0.7)
+    assert path.read_bytes() != whole
+
+
+def test_a_merge_killed_between_its_two_files_is_done_again(tmp_path, world, monkeypatch):
+    recipe = recipe_for(world, method="sum")
+    merge_experts(recipe, experts_in(world), world / "dataset", tmp_path)
+
+    def killed(path, content):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.merge.write_atomically", killed)
+        with pytest.raises(KeyboardInterrupt):
+            merge_experts(recipe_for(world, method="sum", gain=2.0), experts_in(world), world / "dataset", tmp_path)
+    assert not (tmp_path / "merged" / "coprov2.json").exists()
+    merge_experts(recipe, experts_in(world), world / "dataset", tmp_path)
+    fresh = merge_experts(recipe, experts_in(world), world / "dataset", tmp_path / "fresh")["sum"]
+    assert (tmp_path / "merged" / WEIGHTS_NAME).read_bytes() == (fresh / WEIGHTS_NAME).read_bytes()
+
+
+def test_provenance_says_what_was_merged(tmp_path, world):
+    merge_experts(recipe_for(world, rank=5), experts_in(world), world / "dataset", tmp_path)
+    told = json.loads((tmp_path / "merged" / "coprov2.json").read_text("utf8"))
+    assert told["method"] == "comerge"
+    assert told["rank"] == told["options"]["rank"] == 5
+    assert list(told["experts"]) == CATEGORIES
+    assert told["calibration"]["base_model"].startswith("base@")
+    assert list(told["calibration"]["dataset"]) == ["train-00000-of-00001.parquet"]
+    assert "density" not in told["options"]
+
+
+@pytest.mark.parametrize(("method", "rank"), [("linear", None), ("ties", None), ("svd", None), ("svd", 6)])
+def test_peft_methods_equal_peft_on_the_unet(world, tiny_pipeline, method, rank):
+    adapters = {category: load_lora(folder) for category, folder in experts_in(world).items()}
+    config = LoraConfig(r=4, lora_alpha=6, target_modules=list(LAYERS))
+    model = get_peft_model(copy.deepcopy(tiny_pipeline.unet), config, adapter_name="violence")
+    model.add_adapter("self_harm", config)
+    for category, adapter in adapters.items():
+        for layer, (a, b) in adapter.layers.items():
+            module = model.base_model.model.get_submodule(layer)
+            module.lora_A[category].weight.data.copy_(a)
+            module.lora_B[category].weight.data.copy_(b)
+    extra = {"density": 0.4} if method == "ties" else {"svd_rank": rank} if rank else {}
+    model.base_model.add_weighted_adapter(CATEGORIES, [1.0, 1.0], "merged", combination_type=method, **extra)
+    merged = merge_layers(adapters, MergeConfig(method=method, rank=rank, density=0.4, gain=0.5), no_calibration)
+    for layer, product in merged.items():
+        expected = 0.5 * model.base_model.model.get_submodule(layer).get_delta_weight("merged")
+        torch.testing.assert_close(full(product), expected, atol=1e-5, rtol=1e-5)
+        assert len(product[0]) == (rank or 4)
+
+
+def test_peft_methods_keep_each_layers_own_alpha(world):
+    layers = factors(3)
+    first, *_ = layers
+    alpha = dict.fromkeys(layers, 4.0) | {first: 8.0}
+    merged = peft_merge({"violence": Adapter(layers, alpha)}, "linear")
+    for layer, (a, b) in layers.items():
+        torch.testing.assert_close(full(merged[layer]), (2.0 if layer == first else 1.0) * b @ a, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["sum", "linear", "ties"])
+def test_gain_scales_and_rank_truncates(world, method):
+    adapters = {category: load_lora(folder) for category, folder in experts_in(world).items()}
+    whole = merge_layers(adapters, MergeConfig(method=method), no_calibration)
+    less = merge_layers(adapters, MergeConfig(method=method, rank=2, gain=3.0), no_calibration)
+    for layer, product in whole.items():
+        u, s, vh = torch.linalg.svd(full(product))
+        expected = 3.0 * (u[:, :2] * s[:2]) @ vh[:2]
+        torch.testing.assert_close(full(less[layer]), expected, atol=1e-4, rtol=1e-4)
+        assert less[layer][0].shape[0] == 2
+
+
+@pytest.mark.parametrize("method", ["comerge", "least_squares"])
+def test_weighted_truncation_keeps_calibration_outputs_better_with_rank(tmp_path, world, method):
+    entries = [f"{method}:rank={rank}" for rank in (1, 3, 6)]
+    recipe = recipe_for(world, method=method, compare=entries)
+    folders = merge_experts(recipe, experts_in(world), world / "dataset", tmp_path)
+    exact, *cut = (deltas(folder) for folder in folders.values())
+    pipeline = StableDiffusionPipeline.from_pretrained(world / "base", safety_checker=None)
+    with torch.no_grad():
+        hidden, _ = pipeline.encode_prompt(["a pistol on background 1", ""], "cpu", 1, False)
+    layer = next(iter(LAYERS))
+    errors = [float((hidden @ (exact[layer] - deltas_[layer]).T).norm()) for deltas_ in cut]
+    assert all(more > less for more, less in pairwise(errors))
+
+
+def test_compared_merges_take_their_own_options(world):
+    recipe = recipe_for(
+        world,
+        method="least_squares",
+        gain=2.5,
+        rank=8,
+        compare=["comerge", "comerge:unit=rank,gain=2", "least_squares"],
+    )
+    plans = planned_merges(recipe)
+    assert list(plans) == ["least_squares", "comerge", "comerge-unit-rank-gain-2"]
+    assert [plan.gain for plan in plans.values()] == [2.5, 1.0, 2.0]
+    assert [plan.unit for plan in plans.values()] == ["row", "row", "rank"]
+    assert {plan.rank for plan in plans.values()} == {8}
+
+
+@pytest.mark.parametrize(
+    ("merge", "message"),
+    [
+        ({"method": "average"}, "'average' is unknown"),
+        ({"compare": ["average"]}, "'average' is unknown"),
+        ({"rank": 0}, "merge.rank: expected 1 or more, found 0"),
+        ({"compare": ["sum:rank=0"]}, "merge sum-rank-0: merge.rank: expected 1 or more"),
+        ({"compare": ["ties:densty=1"]}, "densty.*did you mean density"),
+        ({"compare": ["ties:density"]}, "expected method:field=value"),
+    ],
+)
+def test_wrong_settings_are_named(tmp_path, world, merge, message):
+    with pytest.raises(RecipeError, match=message):
+        merge_experts(recipe_for(world, **merge), experts_in(world), world / "dataset", tmp_path)
+
+
+def test_experts_that_do_not_go_together_are_named(tmp_path, world):
+    recipe = recipe_for(world, method="sum")
+    with pytest.raises(RecipeError, match="there is no expert to merge"):
+        merge_experts(recipe, {}, world / "dataset", tmp_path)
+    fewer = dict(list(LAYERS.items())[:2])
+    write_adapter(tmp_path / "fewer", factors(0, layers=fewer))
+    write_adapter(tmp_path / "wider", factors(0, layers={layer: (640, out) for layer, (_, out) in LAYERS.items()}))
+    for other, shapes in (("fewer", "not adapted and 96 to 96"), ("wider", "96 to 96 and 640 to 96")):
+        with pytest.raises(RecipeError, match=rf"experts \w+ and \w+ differ in layer .*: {shapes}; train all"):
+            experts = {"violence": world / "experts" / "violence", other: tmp_path / other}
+            merge_experts(recipe, experts, world / "dataset", tmp_path)
+    with pytest.raises(RecipeError, match=f"no {WEIGHTS_NAME} there"):
+        merge_experts(recipe, {"violence": tmp_path / "nothing"}, world / "dataset", tmp_path)
+    write_adapter(tmp_path / "rank2", factors(0, rank=2))
+    different = {"violence": world / "experts" / "violence", "other": tmp_path / "rank2"}
+    with pytest.raises(RecipeError, match=r"merge method linear: .*same r"):
+        merge_experts(recipe_for(world, method="linear"), different, world / "dataset", tmp_path)
+    assert merge_experts(recipe_for(world, method="sum"), different, world / "dataset", tmp_path).keys() == {"sum"}
+
+
+def test_the_verb_merges_what_it_finds(tmp_path, world):
+    app = typer.Typer()
+    merge_cli.register(app)
+    app.callback()(lambda: None)
+    options = ["--out", str(tmp_path), "--data", str(world / "dataset"), "--set", "merge.compare=[ties]"]
+    done = CliRunner().invoke(app, ["merge", *options, "--experts", str(world / "experts"), "--method", "svd"])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "merged" / WEIGHTS_NAME).is_file()
+    assert (tmp_path / "merges" / "ties" / WEIGHTS_NAME).is_file()
+    missing = CliRunner().invoke(app, ["merge", *options])
+    assert isinstance(missing.exception, RecipeError)
+    assert "found no expert" in str(missing.exception)

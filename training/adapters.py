@@ -1,0 +1,273 @@
+"""LoRA adapters on disk: diffusers' own file (`pytorch_lora_weights.safetensors`), with alpha, byte for byte the same
+for the same tensors.
+
+Any stock `pipe.load_lora_weights(folder)` reads what is written here. How the tensors come about is the trainer's and
+the merge's concern."""
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import nn
+
+from recipes import RecipeError
+
+WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
+PREFIX = "unet."
+# Keys of the safetensors header: what diffusers hands to `LoraConfig`, and the tensor framework.
+_CONFIG_KEY, _FORMAT_KEY = "lora_adapter_metadata", "format"
+_KEY = re.compile(r"^(?P<layer>.+)\.lora_(?P<side>[AB])\.weight$")
+
+
+class AdapterError(RecipeError):
+    """A folder is not a LoRA adapter, or the adapter does not fit the model."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One LoRA adapter of a denoiser, as it is stored.
+
+    The weight that it adds to a layer is `scaling(layer) * B @ A`.
+
+    Args:
+        layers (`dict[str, tuple[torch.Tensor, torch.Tensor]]`): layer name in the denoiser (without `unet.`) ->
+            (A of shape (r, in), B of shape (out, r)), sorted by name, unscaled.
+        alpha (`dict[str, float]`): layer name -> LoRA alpha.
+        metadata (`dict[str, str]`): free strings of the file's header.
+    """
+
+    layers: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    alpha: dict[str, float]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def rank(self, layer: str) -> int:
+        """Rank of one layer."""
+        return int(self.layers[layer][0].shape[0])
+
+    def scaling(self, layer: str) -> float:
+        """`alpha / rank` of one layer."""
+        return self.alpha[layer] / self.rank(layer)
+
+    def folded(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """The layers with their scaling multiplied into B, so that the added weight is plainly `B @ A`."""
+        return {name: (a, b * self.scaling(name)) for name, (a, b) in self.layers.items()}
+
+
+def write_adapter(
+    folder: str | Path,
+    layers: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
+    metadata: Mapping[str, str] | None = None,
+    alpha: Mapping[str, float] | float | None = None,
+) -> Path:
+    """Write `layers` as a diffusers LoRA file; the same tensors give the same bytes.
+
+    Args:
+        folder (`str` or `Path`): made if it is missing; the file is put there in one move.
+        layers (`Mapping[str, tuple[torch.Tensor, torch.Tensor]]`): name -> (A of (r, in), B of (out, r)).
+        metadata (`Mapping[str, str]`, *optional*): free strings for the header, provenance for instance.
+        alpha (`float` or `Mapping[str, float]`, *optional*): LoRA alpha of all layers or of each; None means the
+            rank of each layer, so a scaling of 1.
+
+    Returns:
+        `Path`: the written file.
+
+    Raises:
+        `AdapterError`: if there is no layer, or the two matrices of a layer do not fit together.
+    """
+    if not layers:
+        raise AdapterError(f"{folder}: an adapter needs at least one layer, got none")
+    tensors: dict[str, torch.Tensor] = {}
+    alphas: dict[str, float] = {}
+    for name in sorted(layers):
+        a, b = layers[name]
+        if a.shape[0] != b.shape[1]:
+            raise AdapterError(
+                f"{name}: A of {tuple(a.shape)} and B of {tuple(b.shape)} have different ranks; "
+                "expected (r, in) and (out, r)"
+            )
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = a.detach().cpu().contiguous()
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = b.detach().cpu().contiguous()
+        given = alpha.get(name) if isinstance(alpha, Mapping) else alpha
+        alphas[name] = float(a.shape[0] if given is None else given)
+    config = _lora_config({name: int(layers[name][0].shape[0]) for name in alphas}, alphas)
+    header = {**(metadata or {}), _FORMAT_KEY: "pt", _CONFIG_KEY: json.dumps(config, indent=2, sort_keys=True)}
+    path = Path(folder) / WEIGHTS_NAME
+    write_atomically(path, _serialise(tensors, header))
+    return path
+
+
+def save_lora(
+    folder: str | Path, model: nn.Module, metadata: Mapping[str, str] | None = None, adapter_name: str = "default"
+) -> Path:
+    """Write the LoRA of a peft model (or of a network that a LoRA was put into) as a diffusers LoRA file.
+
+    Args:
+        folder (`str` or `Path`): where to.
+        model (`torch.nn.Module`): a `peft.PeftModel`, or a network with LoRA layers inside.
+        metadata (`Mapping[str, str]`, *optional*): free strings for the header.
+        adapter_name (`str`, *optional*, defaults to `"default"`): which of the model's adapters.
+
+    Returns:
+        `Path`: the written file.
+    """
+    found = lora_layers(model, adapter_name)
+    layers = {name: (a.weight, b.weight) for name, (a, b, _) in found.items()}
+    # peft's scaling is alpha/r (or alpha/sqrt(r) with rslora); as alpha/r it means the same to every reader.
+    alpha = {name: scaling * a.weight.shape[0] for name, (a, _, scaling) in found.items()}
+    return write_adapter(folder, layers, metadata, alpha)
+
+
+def load_lora(folder: str | Path) -> Adapter:
+    """Read an adapter folder (or file).
+
+    diffusers' file is looked for first, then peft's (`adapter_model.safetensors` and `adapter_config.json`). A file
+    that names no alpha has alpha = rank, which is what diffusers takes then too.
+
+    Args:
+        folder (`str` or `Path`): the folder, or the weights file itself.
+
+    Returns:
+        `Adapter`: its tensors on the CPU, in the stored type.
+
+    Raises:
+        `AdapterError`: if there is no such file, or it holds anything but linear LoRA layers of one denoiser.
+    """
+    folder = Path(folder)
+    path = folder if folder.is_file() else folder / WEIGHTS_NAME
+    prefix, config = PREFIX, None
+    if not path.is_file() and (folder / "adapter_model.safetensors").is_file():
+        path, prefix = folder / "adapter_model.safetensors", "base_model.model."
+        config = json.loads((folder / "adapter_config.json").read_text("utf8"))
+    if not path.is_file():
+        raise AdapterError(f"{folder}: no {WEIGHTS_NAME} there; train or merge first, or name an adapter's folder")
+    with safe_open(path, framework="pt") as file:
+        header = dict(file.metadata() or {})
+        sides: dict[str, dict[str, torch.Tensor]] = {}
+        for key in file.keys():  # noqa: SIM118 (a safe_open file is no mapping)
+            match = _KEY.match(key)
+            if match is None or not key.startswith(prefix):
+                raise AdapterError(f"{path}: tensor {key!r}, expected {prefix}<layer>.lora_A.weight or lora_B.weight")
+            sides.setdefault(match["layer"].removeprefix(prefix), {})[match["side"]] = file.get_tensor(key)
+    halves = sorted(name for name, both in sides.items() if len(both) != 2)
+    if halves or not sides:
+        raise AdapterError(f"{path}: layers {halves} have only one of lora_A and lora_B")
+    if config is None and _CONFIG_KEY in header:
+        packed = json.loads(header[_CONFIG_KEY])
+        config = {key.removeprefix(prefix): value for key, value in packed.items() if key.startswith(prefix)}
+    layers = {name: (sides[name]["A"], sides[name]["B"]) for name in sorted(sides)}
+    alpha = {name: _alpha_of(name, int(a.shape[0]), config) for name, (a, _) in layers.items()}
+    free = {key: value for key, value in header.items() if key not in (_FORMAT_KEY, _CONFIG_KEY)}
+    return Adapter(layers, alpha, free)
+
+
+def load_into(model: nn.Module, adapter: Adapter, adapter_name: str = "default") -> None:
+    """Copy an adapter's tensors into the LoRA layers of `model`, which must be the same layers.
+
+    Raises:
+        `AdapterError`: if layers, shapes or scalings differ.
+    """
+    found = lora_layers(model, adapter_name)
+    if set(found) != set(adapter.layers):
+        strange = sorted(set(found) ^ set(adapter.layers))
+        raise AdapterError(
+            f"the adapter's layers are not the model's: {strange[0]} (and {len(strange) - 1} more) differ"
+        )
+    with torch.no_grad():
+        for name, (a, b, scaling) in found.items():
+            stored_a, stored_b = adapter.layers[name]
+            if a.weight.shape != stored_a.shape or scaling != adapter.scaling(name):
+                raise AdapterError(
+                    f"{name}: adapter of rank {stored_a.shape[0]} and scaling {adapter.scaling(name)}, model of rank "
+                    f"{a.weight.shape[0]} and scaling {scaling}"
+                )
+            a.weight.copy_(stored_a)
+            b.weight.copy_(stored_b)
+
+
+def lora_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, tuple[nn.Module, nn.Module, float]]:
+    """The LoRA layers of `model`, sorted: name in the denoiser -> (module of A, module of B, scaling).
+
+    Raises:
+        `AdapterError`: if there is none.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    found = {
+        name: (module.lora_A[adapter_name], module.lora_B[adapter_name], float(module.scaling[adapter_name]))
+        for name, module in sorted(base.named_modules())
+        if isinstance(module, LoraLayer) and adapter_name in module.lora_A
+    }
+    if not found:
+        raise AdapterError(f"the model has no LoRA layer of an adapter named {adapter_name!r}")
+    return found
+
+
+def checksum(folder: str | Path) -> str:
+    """SHA-256 of an adapter folder's weights file, in hex."""
+    return hashlib.sha256((Path(folder) / WEIGHTS_NAME).read_bytes()).hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that at any moment it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The process id keeps two writers of the same content apart.
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_bytes(content)
+    os.replace(part, path)
+
+
+def _lora_config(ranks: dict[str, int], alphas: dict[str, float]) -> dict[str, Any]:
+    """The arguments of the `LoraConfig` that diffusers makes on loading, prefixed with the component's name."""
+    rank = Counter(ranks.values()).most_common(1)[0][0]
+    alpha = Counter(alphas.values()).most_common(1)[0][0]
+
+    # peft reads the keys of its patterns as regular expressions when they begin with ^.
+    def pattern(name: str) -> str:
+        return f"^{re.escape(name)}$"
+
+    def plain(value: float) -> float | int:
+        return int(value) if float(value).is_integer() else value
+
+    config = {
+        "r": rank,
+        "lora_alpha": plain(alpha),
+        "rank_pattern": {pattern(name): value for name, value in ranks.items() if value != rank},
+        "alpha_pattern": {pattern(name): plain(value) for name, value in alphas.items() if value != alpha},
+        "target_modules": sorted(ranks),
+        "lora_dropout": 0.0,
+        "bias": "none",
+    }
+    return {PREFIX + key: value for key, value in config.items()}
+
+
+def _alpha_of(name: str, rank: int, config: dict[str, Any] | None) -> float:
+    if config is None:
+        return float(rank)
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        # As in peft.utils.other.get_pattern_key.
+        if re.match(pattern if pattern.startswith("^") else rf"(.*\.)?({pattern})$", name):
+            return float(value)
+    alpha = config.get("lora_alpha")
+    return float(rank if alpha is None else alpha)
+
+
+def _serialise(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
+    """safetensors with a sorted header: the library orders the metadata by a hash that changes from run to run."""
+    raw = save(tensors, metadata=metadata)
+    size = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + size])
+    header = {"__metadata__": dict(sorted(header.pop("__metadata__").items())), **dict(sorted(header.items()))}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf8")
+    # The format wants the data to begin at a multiple of 8.
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + raw[8 + size :]

@@ -1,0 +1,252 @@
+"""Calibration: what the adapted layers of the base model see, collected for all experts in one pass.
+
+Hooks on the layers turn each batch into running sums (Gram matrices, Co-Merge statistics) and drop it, so memory does
+not grow with the number of prompts. What is done with the sums is left to `training.comerge` and
+`training.least_squares`."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from recipes import MergeConfig, RecipeError
+from training.calibration_samples import EMPTY, SIDES, Sample
+from training.comerge import Statistics, Unit, activations
+from training.denoisers import Denoiser
+from training.low_rank import Factors
+
+INPUTS = ("base", "own")
+BATCH_SIZE = 16
+
+Experts = Mapping[str, Mapping[str, Factors]]
+"""category -> layer -> `(A, B)`."""
+
+
+@dataclass
+class Calibration:
+    """The sums over all calibration inputs.
+
+    Args:
+        statistics (`dict[str, Statistics]`): layer -> Co-Merge statistics, experts in the order of their names.
+        grams (`dict[str, dict[str, torch.Tensor]]`): layer -> group (see `Sample.group`) -> `E[x x^T]` over tokens and
+            inputs, (in, in) in float64. Layers that are fed the same tensor share the matrices.
+    """
+
+    statistics: dict[str, Statistics]
+    grams: dict[str, dict[str, Tensor]]
+
+    def category_grams(self, layer: str, categories: Sequence[str]) -> list[Tensor]:
+        """`G_k` of each category, in their order."""
+        return [self.grams[layer][f"unsafe/{category}"] for category in categories]
+
+    def safe_gram(self, layer: str, empty_share: float) -> Tensor:
+        """`G_safe`: safe prompts of all categories, of which the empty prompt stands for `empty_share` (0 to 1)."""
+        groups = self.grams[layer]
+        return (1 - empty_share) * groups["safe"] + empty_share * groups[EMPTY]
+
+
+def base_forward(denoiser: Denoiser, seed: int, latents: str = "image") -> Callable[[Sequence[Sample], int], None]:
+    """A function that runs the base model once on a batch of samples at one timestep.
+
+    Its latents are those of the sample's picture (the posterior's mean, encoded once), noised to the timestep, or for
+    `latents="noise"` pure noise. The noise is seeded by `seed`, the sample's key and the timestep.
+    """
+    model: Any = denoiser.model
+    clean: dict[str, Tensor] = {}
+
+    def encode(sample: Sample) -> Tensor:
+        if sample.key not in clean:
+            if sample.image is None:
+                raise RecipeError(f"{sample.key}: no picture to calibrate on; set merge.calibration_latents=noise")
+            clean[sample.key] = denoiser.latents(denoiser.encode_images([sample.image]), None)[0]
+        return clean[sample.key]
+
+    def forward(batch: Sequence[Sample], timestep: int) -> None:
+        if not 0 <= timestep < denoiser.num_train_timesteps:
+            last = denoiser.num_train_timesteps - 1
+            raise RecipeError(f"merge.calibration_timesteps has {timestep}; it must be from 0 to {last}")
+        timesteps = torch.full((len(batch),), timestep)
+        if latents == "image":
+            means = torch.stack([encode(sample) for sample in batch])
+            shape = means.shape[1:]
+        else:
+            shape = torch.Size((model.config.in_channels, model.config.sample_size, model.config.sample_size))
+        noisy = torch.stack([_noise(f"{seed}/{sample.key}/{timestep}", shape) for sample in batch])
+        if latents == "image":
+            noisy = denoiser.add_noise(means, noisy, timesteps)
+        conditioning = denoiser.encode_prompts([sample.prompt for sample in batch])
+        device = next(model.parameters()).device
+        conditioning = {name: value.to(device) for name, value in conditioning.items()}
+        denoiser.predict(model, noisy.to(device), timesteps.to(device), conditioning)
+
+    return forward
+
+
+def _noise(key: str, shape: torch.Size) -> Tensor:
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class _Layers:
+    """Hooks on the adapted layers: each layer's input of the current pass, and an expert switched on for it."""
+
+    def __init__(self, unet: nn.Module, experts: Experts) -> None:
+        modules = dict(unet.named_modules())
+        self.names = list(next(iter(experts.values())))
+        self.seen: dict[str, Tensor] = {}
+        self.active: str | None = None
+        self._experts = experts
+        self._handles = []
+        for name in self.names:
+            module = modules.get(name)
+            a, b = next(iter(experts.values()))[name]
+            if not isinstance(module, nn.Linear) or (module.out_features, module.in_features) != (len(b), a.shape[1]):
+                raise RecipeError(
+                    f"layer {name} of the experts ({a.shape[1]} to {len(b)}) does not fit the base model, which has "
+                    f"{module or 'no such layer'} there; merge experts with the base model they were trained on"
+                )
+            self._handles.append(module.register_forward_hook(self._hook(name)))
+
+    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            self.seen[name] = args[0]
+            if self.active is None:
+                return None
+            a, b = self._experts[self.active][name]
+            return output + (args[0] @ a.T.to(args[0])) @ b.T.to(args[0])
+
+        return hook
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+@contextmanager
+def _hooked(unet: nn.Module, experts: Experts) -> Iterator[_Layers]:
+    layers = _Layers(unet, experts)
+    try:
+        yield layers
+    finally:
+        layers.remove()
+
+
+class _GramSums:
+    """Running sums of `x x^T` by group, one per distinct input tensor."""
+
+    def __init__(self, layers: Sequence[str]) -> None:
+        self._layers = layers
+        self._source: dict[str, str] = {}
+        self._sums: dict[str, dict[str, Tensor]] = {}
+        self._tokens: dict[str, dict[str, int]] = {}
+
+    def add(self, group: str, inputs: Mapping[str, Tensor]) -> None:
+        if not self._source:
+            # Queries, keys and values of self-attention share one tensor, and all cross-attention layers the prompt's.
+            first: dict[int, str] = {}
+            self._source = {layer: first.setdefault(id(inputs[layer]), layer) for layer in self._layers}
+        for layer in dict.fromkeys(self._source.values()):
+            x = inputs[layer].double().flatten(0, -2)
+            sums, tokens = self._sums.setdefault(layer, {}), self._tokens.setdefault(layer, {})
+            sums[group] = sums[group] + x.T @ x if group in sums else x.T @ x
+            tokens[group] = tokens.get(group, 0) + len(x)
+
+    def means(self) -> dict[str, dict[str, Tensor]]:
+        """layer -> group -> (in, in), on the CPU."""
+        means = {
+            source: {group: (total / self._tokens[source][group]).cpu() for group, total in sums.items()}
+            for source, sums in self._sums.items()
+        }
+        return {layer: means[source] for layer, source in self._source.items()}
+
+
+def calibrate(
+    unet: nn.Module,
+    forward: Callable[[Sequence[Sample], int], Any],
+    experts: Experts,
+    samples: Sequence[Sample],
+    config: MergeConfig,
+    batch_size: int = BATCH_SIZE,
+) -> Calibration:
+    """Run the calibration samples through the model and sum up what its adapted layers see.
+
+    With `config.inputs` `"base"` the experts are never switched on: all of them are judged on the base model's inputs,
+    in one pass. With `"own"` each expert is judged on the inputs of a pass in which it is active; `G_k` comes from
+    expert k's pass, the Grams of safe and empty prompts from the base model.
+
+    Args:
+        unet (`nn.Module`): holds the layers that the experts name.
+        forward (`Callable`): runs `unet` on samples at a timestep, as `base_forward` gives it.
+        experts (`Experts`): category -> layer -> factors, as `comerge.prepare` returns them for `config.unit`.
+        samples (`Sequence[Sample]`): as `choose_samples` returns them.
+        config (`MergeConfig`): reads inputs, unit, score_prompts (the sides on which Co-Merge counts) and
+            calibration_timesteps.
+        batch_size (`int`, *optional*, defaults to 16): samples of one group in a pass.
+
+    Raises:
+        `RecipeError`: wrong options, or layers that the model does not have.
+    """
+    if config.inputs not in INPUTS:
+        raise RecipeError(f"merge.inputs is {config.inputs!r}; it must be one of {', '.join(INPUTS)}")
+    if not config.score_prompts or not set(config.score_prompts) <= set(SIDES):
+        raise RecipeError(f"merge.score_prompts is {config.score_prompts}; it must list some of {', '.join(SIDES)}")
+    if not config.calibration_timesteps:
+        raise RecipeError("merge.calibration_timesteps is empty; give at least one timestep")
+    unit = cast(Unit, config.unit)
+    experts = {name: _moved(experts[name], unet) for name in sorted(experts)}
+    statistics: dict[str, Statistics] = {}
+    with _hooked(unet, experts) as layers, torch.no_grad():
+        grams = _GramSums(layers.names)
+        work = _batches(samples, calibration_timesteps(layers.names, config), batch_size)
+        total = sum(len(batch) for _, batch, _ in work)
+        with tqdm(total=total, desc="calibrate", unit="input") as progress:
+            for group, batch, timestep in work:
+                scored = batch[0].side in config.score_prompts
+                owner = batch[0].category if config.inputs == "own" and batch[0].side == "unsafe" else None
+                passes: list[str | None] = list(experts) if config.inputs == "own" and scored else []
+                scores: dict[str, list[Tensor]] = {}
+                for active in dict.fromkeys([*passes, owner]):
+                    layers.active = active
+                    forward(batch, timestep)
+                    if active == owner:
+                        grams.add(group, layers.seen)
+                    if scored and (config.inputs == "base" or active is not None):
+                        for expert in experts if active is None else [active]:
+                            for layer, x in layers.seen.items():
+                                scores.setdefault(layer, []).append(activations(experts[expert][layer], x, unit))
+                    layers.seen.clear()
+                for layer, values in scores.items():
+                    portion = Statistics.of(torch.stack(values))
+                    statistics[layer] = statistics[layer] + portion if layer in statistics else portion
+                progress.update(len(batch))
+        return Calibration({layer: _on_cpu(statistics[layer]) for layer in layers.names}, grams.means())
+
+
+def calibration_timesteps(layers: Sequence[str], config: MergeConfig) -> list[int]:
+    """The timesteps to run: the first alone where every layer sees nothing but the prompt's embedding."""
+    prompt_only = all(layer.endswith(("attn2.to_k", "attn2.to_v")) for layer in layers)
+    return config.calibration_timesteps[:1] if prompt_only else list(config.calibration_timesteps)
+
+
+def _batches(samples: Sequence[Sample], timesteps: Sequence[int], size: int) -> list[tuple[str, list[Sample], int]]:
+    batches = []
+    for group, members in groupby(samples, key=lambda sample: sample.group):
+        listed = list(members)
+        for timestep in timesteps:
+            batches += [(group, listed[i : i + size], timestep) for i in range(0, len(listed), size)]
+    return batches
+
+
+def _moved(layers: Mapping[str, Factors], unet: nn.Module) -> dict[str, Factors]:
+    device = next(unet.parameters()).device
+    return {layer: (a.float().to(device), b.float().to(device)) for layer, (a, b) in layers.items()}
+
+
+def _on_cpu(statistics: Statistics) -> Statistics:
+    return Statistics(statistics.wins.cpu(), statistics.activation.cpu(), statistics.inputs)

@@ -1,0 +1,286 @@
+"""From the experts' folders to one adapter folder per merge, with its provenance.
+
+The arithmetic of a layer is in `training.comerge`, `training.least_squares`, `training.low_rank` and, for peft's own
+methods, in `training.peft_merges`; what it needs to know of the data comes from `training.calibration`."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recipes import MergeConfig, Recipe, RecipeError
+from recipes.check import MERGE_METHODS, check
+from recipes.loading import fill, parse_yaml, unknown_name
+from training import comerge
+from training.adapters import Adapter, AdapterError, checksum, load_lora, write_adapter, write_atomically
+from training.calibration import Calibration, base_forward, calibrate
+from training.calibration_samples import choose_samples, train_files
+from training.denoisers import denoiser_for
+from training.least_squares import least_squares, total_gram
+from training.low_rank import Factors, stack, truncate
+from training.peft_merges import PEFT_METHODS, peft_merge
+
+PROVENANCE = "coprov2.json"
+_CALIBRATED = ("inputs", "weighted_svd", "calibration_prompts", "calibration_timesteps", "calibration_latents")
+_OPTIONS: dict[str, tuple[str, ...]] = {
+    "comerge": ("unit", "score", "selection", "top_n", "score_prompts", "safe_weight", "empty_share", *_CALIBRATED),
+    "least_squares": ("safe_weight", "empty_share", "ridge", "category_weight", "restore", *_CALIBRATED),
+    "sum": (),
+    "linear": (),
+    "ties": ("density",),
+    "svd": (),
+}
+# Goes up when the same options come to give another merge.
+_FORMAT = 1
+
+
+def merge_experts(recipe: Recipe, experts: Mapping[str, Path], dataset: Path, out: Path) -> dict[str, Path]:
+    """Merge the experts by every method that the recipe names.
+
+    A merge whose folder already holds exactly what these experts, options and calibration data give is left alone.
+
+    Args:
+        recipe (`Recipe`): reads merge, base_model, revision and seed.
+        experts (`Mapping[str, Path]`): category -> adapter folder; their order does not matter.
+        dataset (`Path`): the dataset repository's folder; read only by methods that calibrate.
+        out (`Path`): the run's folder.
+
+    Returns:
+        `dict[str, Path]`: `recipe.merge.method` -> `OUT/merged`, and each of `recipe.merge.compare` (see
+        `planned_merges` for its name) -> `OUT/merges/<name>`.
+
+    Raises:
+        `RecipeError`: no experts, experts of different layers or shapes, unknown or wrong options, a dataset or base
+        model that does not go with the experts.
+    """
+    plans = planned_merges(recipe)
+    adapters = _load_alike(experts)
+    sums = {category: checksum(experts[category]) for category in adapters}
+    calibrations = _Calibrations(recipe, adapters, dataset)
+    folders = {}
+    for name, config in plans.items():
+        folder = out / "merged" if name == recipe.merge.method else out / "merges" / name
+        folders[name] = folder
+        provenance = {
+            "kind": "merged adapter",
+            "method": config.method,
+            "options": options(config),
+            "experts": sums,
+            "calibration": calibrations.provenance(config) if _calibrates(config.method) else None,
+        }
+        fingerprint = _sha256(json.dumps({"format": _FORMAT, **provenance}, sort_keys=True).encode())
+        if is_done(folder, fingerprint):
+            continue
+        layers = merge_layers(adapters, config, partial(calibrations.collect, config))
+        # A folder that is half new must not pass for done.
+        (folder / PROVENANCE).unlink(missing_ok=True)
+        write_adapter(folder, layers, {"coprov2": f"{config.method} of {', '.join(adapters)}"})
+        written = {"rank": max(len(a) for a, _ in layers.values()), "weights": checksum(folder)}
+        content = {**provenance, **written, "fingerprint": fingerprint}
+        write_atomically(folder / PROVENANCE, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+    return folders
+
+
+def planned_merges(recipe: Recipe) -> dict[str, MergeConfig]:
+    """Every merge of a recipe with the options it is made with: the recipe's own method first.
+
+    An entry of `merge.compare` is a method, or `method:field=value,field=value` for other options than the recipe's;
+    its name is the entry with dashes for everything else, `comerge-unit-rank` for `comerge:unit=rank`. It takes the
+    recipe's options but for `gain`, which is tuned to a method and so starts at 1.
+
+    Raises:
+        `RecipeError`: for an unknown method, or an unknown or wrong field.
+    """
+    plans = {recipe.merge.method: dataclasses.replace(recipe.merge, compare=[])}
+    for entry in recipe.merge.compare:
+        method, _, rest = entry.partition(":")
+        name = re.sub(r"[^\w.]+", "-", entry).strip("-")
+        where = f"merge.compare, {entry!r}"
+        given: dict[str, Any] = {"gain": 1.0}
+        for part in filter(None, rest.split(",")):
+            field, equals, value = part.partition("=")
+            if not equals:
+                raise RecipeError(f"{where}: expected method:field=value,field=value, found {part!r}")
+            given[field.strip()] = parse_yaml(value, where)
+        mapping = {**dataclasses.asdict(recipe.merge), "compare": [], **given, "method": method}
+        plans.setdefault(name, fill(MergeConfig, mapping, where, "merge"))
+    for name, config in plans.items():
+        if config.method not in MERGE_METHODS:
+            raise unknown_name("merge.method", config.method, MERGE_METHODS)
+        for field, problem in check(dataclasses.replace(recipe, merge=config)):
+            if field.startswith("merge."):
+                raise RecipeError(f"merge {name}: {field}: {problem}")
+    return plans
+
+
+def merge_layers(
+    adapters: Mapping[str, Adapter], config: MergeConfig, calibration: Callable[[], Calibration]
+) -> dict[str, Factors]:
+    """Merge adapters in memory.
+
+    Args:
+        adapters (`Mapping[str, Adapter]`): category -> expert, all with the same layers.
+        config (`MergeConfig`): method, its options, rank (None: the exact one, for `svd` peft's default) and gain.
+        calibration (`Callable`): gives the calibration; called only by methods that need it.
+
+    Returns:
+        `dict[str, Factors]`: layer -> `(A, B)`, float32, any scaling included.
+    """
+    adapters = {category: adapters[category] for category in sorted(adapters)}
+    if config.method in PEFT_METHODS:
+        merged = peft_merge(adapters, config.method, config.rank, config.density)
+        merged = {layer: truncate(factors, config.rank) for layer, factors in merged.items()}
+    else:
+        experts = experts_of(adapters)
+        known = calibration() if _calibrates(config.method) else None
+        merged = {
+            layer: _merge_layer(layer, {name: layers[layer] for name, layers in experts.items()}, config, known)
+            for layer in next(iter(experts.values()))
+        }
+    return {layer: (a.float(), config.gain * b.float()) for layer, (a, b) in merged.items()}
+
+
+def experts_of(adapters: Mapping[str, Adapter], unit: str = "row") -> dict[str, dict[str, Factors]]:
+    """category -> layer -> factors in float32 with the scaling folded in, prepared for Co-Merge's `unit`."""
+    names = sorted(adapters)
+    folded = {name: adapters[name].folded() for name in names}
+    experts: dict[str, dict[str, Factors]] = {name: {} for name in names}
+    for layer in folded[names[0]]:
+        products = [(a.float(), b.float()) for a, b in (folded[name][layer] for name in names)]
+        for name, product in zip(names, comerge.prepare(products, unit), strict=True):  # type: ignore[arg-type]
+            experts[name][layer] = product
+    return experts
+
+
+def options(config: MergeConfig) -> dict[str, Any]:
+    """The fields of `config` that change what its method gives."""
+    return {field: getattr(config, field) for field in ("rank", "gain", *_OPTIONS[config.method])}
+
+
+def is_done(folder: Path, fingerprint: str) -> bool:
+    """Whether `folder` holds the merge of this fingerprint, its weights unharmed."""
+    try:
+        found = json.loads((folder / PROVENANCE).read_text("utf8"))
+        return bool(found["fingerprint"] == fingerprint and found["weights"] == checksum(folder))
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _merge_layer(layer: str, products: dict[str, Factors], config: MergeConfig, known: Calibration | None) -> Factors:
+    if known is None:
+        return truncate(stack(list(products.values())), config.rank)
+    grams, safe = known.category_grams(layer, list(products)), known.safe_gram(layer, config.empty_share)
+    listed = list(products.values())
+    if config.method == "least_squares":
+        merged, total = least_squares(
+            listed,
+            grams,
+            safe,
+            safe_weight=config.safe_weight,
+            ridge=config.ridge,
+            category_weight=config.category_weight,  # type: ignore[arg-type]
+            restore=config.restore,  # type: ignore[arg-type]
+        )
+    else:
+        unit: Any = config.unit
+        masks = comerge.masks(known.statistics[layer], config.score, config.selection, config.top_n)  # type: ignore[arg-type]
+        merged = comerge.merge(comerge.prepare(listed, unit), masks, unit)
+        total = total_gram(grams, safe, config.safe_weight, [1.0] * len(grams))
+    return truncate(merged, config.rank, total if config.weighted_svd else None)
+
+
+class _Calibrations:
+    """Collects calibrations when they are asked for; merges with the same calibration options share one."""
+
+    def __init__(self, recipe: Recipe, adapters: Mapping[str, Adapter], dataset: Path) -> None:
+        self._recipe, self._adapters, self._dataset = recipe, adapters, dataset
+        self._collected: dict[str, Calibration] = {}
+        self._provenance: dict[bool, dict[str, Any]] = {}
+
+    def collect(self, config: MergeConfig) -> Calibration:
+        from dataset_builder.models import load_pipeline
+
+        fields = (
+            "inputs",
+            "unit",
+            "score_prompts",
+            "calibration_prompts",
+            "calibration_timesteps",
+            "calibration_latents",
+        )
+        key = json.dumps([getattr(config, field) for field in fields])
+        if key not in self._collected:
+            recipe = self._recipe
+            images = config.calibration_latents == "image"
+            samples = choose_samples(
+                self._dataset, list(self._adapters), config.calibration_prompts, recipe.seed, images
+            )
+            denoiser = denoiser_for(load_pipeline(recipe.base_model, recipe.revision))
+            denoiser.to("cuda" if torch.cuda.is_available() else "cpu")
+            self._collected[key] = calibrate(
+                denoiser.model,
+                base_forward(denoiser, recipe.seed, config.calibration_latents),
+                experts_of(self._adapters, config.unit),
+                samples,
+                config,
+            )
+        return self._collected[key]
+
+    def provenance(self, config: MergeConfig) -> dict[str, Any]:
+        """What every calibration is made from: base model, seed and the train split's files."""
+        from dataset_builder.models import identity
+
+        images = config.calibration_latents == "image"
+        if images not in self._provenance:
+            recipe = self._recipe
+            files = {file.name: _file_sha256(file) for file in train_files(self._dataset, images)}
+            base = identity(recipe.base_model, recipe.revision)
+            self._provenance[images] = {"base_model": base, "seed": recipe.seed, "dataset": files}
+        return self._provenance[images]
+
+
+def _calibrates(method: str) -> bool:
+    return method in ("comerge", "least_squares")
+
+
+def _load_alike(experts: Mapping[str, Path]) -> dict[str, Adapter]:
+    """The experts sorted by category, so that their order leaves no trace in the bytes of the merge."""
+    if not experts:
+        raise RecipeError("there is no expert to merge; run `coprov2 train` first, or name their folder by --experts")
+    try:
+        adapters = {category: load_lora(experts[category]) for category in sorted(experts)}
+    except AdapterError as error:
+        raise RecipeError(str(error)) from error
+    shapes = {
+        category: {layer: (a.shape[1], b.shape[0]) for layer, (a, b) in adapter.layers.items()}
+        for category, adapter in adapters.items()
+    }
+    first, *others = shapes
+    for other in others:
+        for layer in sorted(shapes[first] | shapes[other]):
+            found = [_words(shapes[expert].get(layer)) for expert in (first, other)]
+            if found[0] != found[1]:
+                raise RecipeError(
+                    f"experts {first} and {other} differ in layer {layer}: {found[0]} and {found[1]}; train all "
+                    "experts on the same base model with the same train.target_modules"
+                )
+    return adapters
+
+
+def _words(shape: tuple[int, int] | None) -> str:
+    return f"{shape[0]} to {shape[1]}" if shape else "not adapted"
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
