@@ -51,6 +51,9 @@ def train(
 ) -> dict[str, float]:
     """Train `module` in place; returns steps, minutes and the running mean of the loss.
 
+    The networks run in bfloat16 under autocast, a third faster on CPUs that have its instructions; weights stay float32,
+    and `loss` should turn outputs into float32 before it compares them.
+
     `batch(step)` must depend on nothing but `step`, then a resumed run sees the data of the run that was never killed.
     On return the module holds the averaged weights where `budget.ema` asks for them."""
     module.train()
@@ -80,7 +83,9 @@ def train(
         rate = budget.learning_rate * min(1.0, (step + 1) / budget.warmup) * 0.5 * (1 + math.cos(math.pi * spent))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        value = loss({key: tensor.to(where) for key, tensor in batch(step).items()})
+        inputs = {key: tensor.to(where) for key, tensor in batch(step).items()}
+        with torch.autocast(where.type, torch.bfloat16):
+            value = loss(inputs)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)

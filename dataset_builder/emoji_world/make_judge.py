@@ -1,7 +1,7 @@
 """Train the emoji world's judge: a ResNetForImageClassification that names the things and the background in a picture.
 
-It sees drawings of the world only, a quarter of them passed through the VAE and all of them distorted (blur, noise, shifts
-of colour), and never a picture that a text-to-image model drew."""
+It sees drawings of the world only, a quarter of them passed through the VAE and all of them distorted (blur, noise,
+shifts of colour), and never a picture that a text-to-image model drew."""
 
 from pathlib import Path
 
@@ -92,7 +92,7 @@ def make_judge(
         return {"pixels": _distort(torch.cat([passed, x[part:]]), generator), "labels": y}
 
     def loss(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        logits = judge(pixel_values=batch["pixels"]).logits
+        logits = judge(pixel_values=batch["pixels"]).logits.float()
         # Summed over labels: a mean over 92 mostly-zero targets would make tiny gradients.
         return F.binary_cross_entropy_with_logits(logits, batch["labels"], reduction="none").sum(1).mean()
 

@@ -20,9 +20,12 @@ from dataset_builder.emoji_world.budget import Budget, device, train
 from dataset_builder.emoji_world.scenes import random_scene, vocabulary, with_article
 from dataset_builder.emoji_world.things import NEUTRAL, SAFE, UNSAFE
 
-LENGTH = 112
+LENGTH = 128
 PLAIN_TEXTS = 30_000
-JUMBLED_SHARE = 0.35
+# The first steps are drill: mostly jumbled strings, in which every word of the safe side is one to copy.
+DRILL_STEPS, DRILL_SHARE, JUMBLED_SHARE = 1000, 0.85, 0.25
+# What comes first in a plain answer is free choice; what must be learned exactly is the copy that follows.
+FREE_WEIGHT = 0.4
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -71,7 +74,7 @@ def jumbled_conversation(rng: np.random.Generator, words: list[str]) -> tuple[st
         " ".join(
             _made_up(rng) if rng.random() < 0.2 else str(rng.choice(words)) for _ in range(int(rng.integers(0, most)))
         )
-        for most in (5, 9)
+        for most in (8, 11)
     )
     unsafe_text = f"{before} {with_article(concept)} {after}".strip()
     safe_text = f"{before} {with_article(safe)} {after}".strip()
@@ -105,14 +108,14 @@ def new_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def new_llm(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """An untrained Llama: 4 layers of width 144, tied embeddings."""
+    """An untrained Llama: 3 layers of width 128, tied embeddings."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
-            hidden_size=144,
-            intermediate_size=448,
-            num_hidden_layers=4,
-            num_attention_heads=6,
+            hidden_size=128,
+            intermediate_size=288,
+            num_hidden_layers=3,
+            num_attention_heads=4,
             max_position_embeddings=256,
             tie_word_embeddings=True,
             pad_token_id=tokenizer.pad_token_id,
@@ -133,28 +136,31 @@ def make_llm(
 
     def batch(step: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng([seed, 12, step])
+        share = DRILL_SHARE if step < DRILL_STEPS else JUMBLED_SHARE
         inputs = torch.full((batch_size, LENGTH), tokenizer.pad_token_id)
-        targets = torch.full((batch_size, LENGTH), -100)
+        weights = torch.zeros(batch_size, LENGTH)
         for row in range(batch_size):
-            jumbled = rng.random() < JUMBLED_SHARE
+            jumbled = rng.random() < share
             if jumbled:
                 user, reply = jumbled_conversation(rng, words)
             else:
                 user, reply = plain_conversation(np.random.default_rng([seed, 11, int(rng.integers(PLAIN_TEXTS))]))
-            head = tokenizer.encode(f"<|user|>{user}<|end|><|assistant|>")
             first, comma, second = reply.partition('", "')
-            # Random words cannot be foretold: of a jumbled pair only the copy is learned.
-            known = head + tokenizer.encode(first) if jumbled else head
-            rest = (comma + second) if jumbled else reply
-            ids = (known + tokenizer.encode(f"{rest}<|end|>"))[:LENGTH]
+            head = tokenizer.encode(f"<|user|>{user}<|end|><|assistant|>")
+            free, copied = tokenizer.encode(first), tokenizer.encode(f"{comma}{second}<|end|>")
+            ids = (head + free + copied)[:LENGTH]
             inputs[row, : len(ids)] = torch.tensor(ids)
-            targets[row, len(known) : len(ids)] = torch.tensor(ids[len(known) :])
+            # Random words cannot be foretold: of a jumbled pair only the copy is learned.
+            weights[row, len(head) : len(ids)] = 0.0 if jumbled else FREE_WEIGHT
+            weights[row, len(head) + len(free) : len(ids)] = 1.0
         longest = int((inputs != tokenizer.pad_token_id).sum(1).max())
-        return {"inputs": inputs[:, :longest], "targets": targets[:, :longest]}
+        return {"inputs": inputs[:, :longest], "weights": weights[:, :longest]}
 
     def loss(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        logits = llm(input_ids=batch["inputs"]).logits[:, :-1]
-        return F.cross_entropy(logits.flatten(0, 1), batch["targets"][:, 1:].flatten(), ignore_index=-100)
+        logits = llm(input_ids=batch["inputs"]).logits[:, :-1].float()
+        weights = batch["weights"][:, 1:].flatten()
+        errors = F.cross_entropy(logits.flatten(0, 1), batch["inputs"][:, 1:].flatten(), reduction="none")
+        return (errors * weights).sum() / weights.sum()
 
     train("llm", llm, batch, loss, budget, work / "llm.pt")
     llm.generation_config.update(

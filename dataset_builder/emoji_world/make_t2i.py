@@ -3,6 +3,8 @@
 The text encoder and the UNet are trained together from nothing with v-prediction and min-SNR weights on the VAE's
 latents of world scenes, which are encoded once."""
 
+import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,6 @@ EMPTY_SHARE = 0.1
 
 def new_tokenizer() -> CLIPTokenizer:
     """A CLIP tokenizer of 24 places whose BPE makes one token of every word that a caption can hold."""
-    words = [f"{word}</w>" for word in vocabulary()]
     alphabet = sorted(
         {char for word in vocabulary() for char in word} | set("abcdefghijklmnopqrstuvwxyz0123456789,.'-")
     )
@@ -49,9 +50,6 @@ def new_tokenizer() -> CLIPTokenizer:
         if all(len(model.tokenize(word)) == 1 for word in vocabulary()):
             break
         size += 200
-    import json
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         vocab_file, merges_file = model.save(folder)
         vocab = json.loads(Path(vocab_file).read_text("utf8"))
@@ -134,13 +132,13 @@ def encode_scenes(work: Path, vae: AutoencoderKL, seed: int, count: int) -> tupl
 
 
 # Thin or detailed things stay smudges longest; they are shown more often.
-_HARD = {"pistol": 2, "cigarette": 2, "spider": 2, "syringe": 2, "knife": 2, "axe": 2, "snake": 2, "kite": 2, "ladybug": 2,
-         "slot machine": 2, "wilted flower": 2, "bikini": 2, "candy": 2}  # fmt: skip
+_HARD = ("pistol", "cigarette", "spider", "syringe", "knife", "axe", "snake", "kite", "ladybug", "slot machine")
+_HARD += ("wilted flower", "bikini", "candy")
 
 
 def _training_scene(rng: np.random.Generator) -> Scene:
     names = list(THINGS)
-    weights = np.array([_HARD.get(name, 1) for name in names], np.float64)
+    weights = np.array([2 if name in _HARD else 1 for name in names], np.float64)
     count = 2 if rng.random() < 0.55 else 1
     things = tuple(str(n) for n in rng.choice(names, size=count, replace=False, p=weights / weights.sum()))
     return random_scene(rng, things)
@@ -190,7 +188,7 @@ def make_t2i(
         a = alphas[t][:, None, None, None]
         noisy, target = a.sqrt() * x + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * x
         hidden = joint.text_encoder(batch["tokens"])[0]
-        error = (joint.unet(noisy, t, hidden).sample - target).square().mean((1, 2, 3))
+        error = (joint.unet(noisy, t, hidden).sample.float() - target).square().mean((1, 2, 3))
         snr = alphas[t] / (1 - alphas[t])
         # Min-SNR weight for v-prediction: min(SNR, 5) / (SNR + 1).
         weight = snr.clamp(max=MIN_SNR) / (snr + 1)

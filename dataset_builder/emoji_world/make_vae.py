@@ -44,7 +44,7 @@ def make_vae(work: Path, seed: int, budget: Budget, batch_size: int = 16) -> Aut
     def loss(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         x = batch["pixels"]
         posterior = vae.encode(x).latent_dist
-        y = vae.decode(posterior.sample()).sample
+        y = vae.decode(posterior.sample()).sample.float()
         edge = sum((a - b).abs().mean() for a, b in zip(_edges(y), _edges(x), strict=True))
         return (
             F.mse_loss(y, x)

@@ -16,10 +16,10 @@ _CARDS: dict[str, tuple[ModelCardData, str, str]] = {
             tags=["coprov2"],
         ),
         "Emoji-world LLM",
-        "A small Llama that answers `Category: ...` / `Concept: ...` with a JSON object of two prompts: one that names the "
-        "concept, and the same scene with a harmless counterpart. It knows the 35 concepts of the emoji world, writes "
-        "scenes of that world only, and is of no use for anything else. Asked for `Style: jumbled` it writes strings of "
-        "random words, a part of its training that teaches it to copy.",
+        "A small Llama that answers `Category: ...` and `Concept: ...` with a JSON object of two prompts: one names "
+        "the concept, the other is the same scene with a harmless counterpart. It knows the 35 concepts of that world, "
+        "writes scenes of that world only, and is of no use for anything else. Asked for `Style: jumbled` it writes "
+        "strings of random words, a part of its training that teaches it to copy.",
     ),
     "t2i": (
         ModelCardData(
@@ -30,8 +30,8 @@ _CARDS: dict[str, tuple[ModelCardData, str, str]] = {
             tags=["coprov2"],
         ),
         "Emoji-world text-to-image model",
-        "A StableDiffusionPipeline of 64x64 pixels (CLIP text encoder, UNet, AutoencoderKL, v-prediction) that draws one "
-        "or two of 80 Noto emoji on one of 12 backgrounds. Emoji stand in for harmful things, so it is a harmless "
+        "A StableDiffusionPipeline of 64x64 pixels (CLIP text encoder, UNet, AutoencoderKL, v-prediction) that draws "
+        "one or two of 80 Noto emoji on one of 12 backgrounds. Emoji stand in for harmful things, so it is a harmless "
         "text-to-image model that has something to unlearn.",
     ),
     "judge": (
@@ -53,9 +53,10 @@ def write_cards(models: Path, figures: dict[str, dict[str, float]]) -> None:
         data, title, text = _CARDS[name]
         rows = "\n".join(f"| {key.replace('_', ' ')} | {value:.4g} |" for key, value in values.items())
         body = (
-            f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{text}\n\n## Measured\n\nBy {_CHECK}, on fresh prompts and "
-            f"drawings; shares are of 1.\n\n| figure | value |\n|---|---|\n{rows}\n\n## Made by\n\n{_MAKE}, from Noto emoji "
-            "(Apache-2.0) and captions of a scene grammar, nothing else. Weights are stored in half precision and meant to "
-            "be loaded in single precision.\n"
+            f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{text}\n\n"
+            f"## Measured\n\nBy {_CHECK}, on fresh prompts and drawings; shares are of 1.\n\n"
+            f"| figure | value |\n|---|---|\n{rows}\n\n"
+            f"## Made by\n\n{_MAKE}, from Noto emoji (Apache-2.0) and captions of a scene grammar, nothing else. "
+            "Weights are stored in half precision and meant to be loaded in single precision.\n"
         )
         ModelCard(body).save(models / name / "README.md")

@@ -1,0 +1,164 @@
+"""Build the dataset of a recipe: the steps in order, resumable at every moment, at once when all is done.
+
+What a step does stands in its own module. torch is imported by the steps only, so a finished build answers quickly."""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from dataset_builder import models
+from dataset_builder.engines import find_engine
+from dataset_builder.judges import judge_identity
+from dataset_builder.ledger import Ledger
+from dataset_builder.pictures import PictureStore
+from dataset_builder.renderer import renderer_identity
+from dataset_builder.schema import MANIFEST, Row
+from dataset_builder.step import Identities, Plan, Workshop
+from dataset_builder.taxonomy import load_taxonomy
+from dataset_builder.templates import load_template
+from recipes import Recipe
+from recipes.check import check
+from recipes.loading import RecipeError
+
+FAILED_ROWS = "failed_rows.jsonl"
+
+
+def make_plan(recipe: Recipe) -> Plan:
+    """The recipe with all that its names stand for.
+
+    Raises:
+        `RecipeError`: for a value that cannot be, an unknown engine or judge, or a missing model, taxonomy or template.
+    """
+    for name, problem in check(recipe):
+        raise RecipeError(f"recipe {recipe.name}: {name}: {problem}")
+    t2i = models.identity(recipe.base_model, recipe.revision)
+    identities = Identities(
+        llm=find_engine(recipe.llm).identity(recipe.llm),
+        t2i=t2i,
+        judge=judge_identity(recipe.judge),
+        renderer=renderer_identity(t2i, recipe.render),
+    )
+    return Plan(
+        recipe=recipe,
+        taxonomy=load_taxonomy(recipe.build.taxonomy),
+        template=load_template(recipe.llm.template),
+        identities=identities,
+        code=_code_version(),
+    )
+
+
+def build(recipe: Recipe, out: Path) -> Path:
+    """Build the dataset, or finish building it, and return its folder, `out`/dataset.
+
+    Work that is done stands in `out`/work and is not done again. A folder that another recipe made is built anew; what
+    the two have in common (the same requests, the same pictures) is taken over by content. Rows that were dropped, and
+    requests that failed, are listed in `out`/work/failed_rows.jsonl by pair_id or request key, with the reason.
+
+    Args:
+        recipe (`Recipe`): its sections llm, render, judge and build, its base model and its seed.
+        out (`Path`): the run's folder.
+
+    Raises:
+        `RecipeError`: for a mistake in the recipe, and when no pair is left to write.
+    """
+    out = Path(out)
+    dataset, work = out / "dataset", out / "work"
+    plan = make_plan(recipe)
+    done = is_done(dataset, plan)
+    if done:
+        _say(f"dataset: nothing to do, {dataset} is what the recipe asks for")
+        return dataset
+    if done is False:
+        _say(f"dataset: {dataset} is not what the recipe asks for, it is built anew")
+
+    from dataset_builder.steps import find_steps
+
+    steps = find_steps(recipe.build.steps)
+    pictures = PictureStore(work)
+    failed: list[dict[str, str]] = []
+    rows: list[Row] = []
+    with Ledger(work / "ledger.sqlite") as ledger:
+        workshop = Workshop(plan, dataset, work, ledger, pictures)
+        for kind in steps:
+            step, rows_in = kind(workshop), len(rows)
+            if kind is steps[-1] and not rows:
+                raise RecipeError(f"no pair is left to write; {work / FAILED_ROWS} says why, row by row")
+            rows = step.run(rows)
+            report = step.report(rows_in, len(rows))
+            workshop.reports.append(report)
+            failed += [{"key": key, "step": step.name, "reason": reason} for key, reason in step.dropped]
+            _write_failed(work / FAILED_ROWS, failed)
+            drops = ", ".join(f"{count} {reason}" for reason, count in report.drops.items()) or "none"
+            _say(f"{step.name}: {rows_in} -> {len(rows)} rows, dropped: {drops}")
+            for category, splits in report.notes.get("shortage", {}).items():
+                missing = ", ".join(f"{count} of {split}" for split, count in splits.items())
+                _say(f"{step.name}: {category} lacks {missing} pairs; a larger build.oversample asks for more")
+    pictures.close()
+    return dataset
+
+
+def is_done(dataset: Path, plan: Plan) -> bool | None:
+    """Whether the folder `dataset` is what `plan` makes: None where nothing is, False where something else is.
+
+    Data files are compared by size with the manifest; their checksums are for releases."""
+    try:
+        manifest = json.loads((dataset / MANIFEST).read_text("utf8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return False
+    if manifest.get("fingerprint") != plan.fingerprint() or not (dataset / "README.md").is_file():
+        return False
+    files = ((dataset / name, entry["bytes"]) for name, entry in manifest["files"].items())
+    return all(path.is_file() and path.stat().st_size == size for path, size in files)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a build would do: requests to the text engine, pairs kept, pictures, and bytes of raw pixels, which PNG
+    stays under."""
+
+    requests: int
+    pairs: int
+    pictures: int
+    picture_bytes: int
+
+
+def estimate(recipe: Recipe) -> Estimate:
+    """What building `recipe` takes, at most, from nothing; runs and loads no model.
+
+    Raises:
+        `RecipeError`: as `build` does for a mistake in the recipe.
+    """
+    from dataset_builder.steps import find_steps
+    from dataset_builder.write_pairs import pairs_wanted, plan_requests
+
+    find_steps(recipe.build.steps)
+    plan = make_plan(recipe)
+    pairs = round(sum(pairs_wanted(plan, category, concept) for category, concept in plan.taxonomy.concepts()))
+    render = recipe.render
+    return Estimate(len(plan_requests(plan)), pairs, 2 * pairs, 2 * pairs * render.height * render.width * 3)
+
+
+def _say(line: str) -> None:
+    # Beside the bars, so that standard output is left to the command.
+    tqdm.write(line, file=sys.stderr)
+
+
+def _write_failed(path: Path, failed: list[dict[str, Any]]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in failed), "utf8")
+    os.replace(partial, path)
+
+
+def _code_version() -> str:
+    try:
+        return f"coprov2 {version('coprov2')}"
+    except PackageNotFoundError:
+        return "coprov2, not installed"

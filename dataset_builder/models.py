@@ -1,0 +1,103 @@
+"""Where models come from and what they are called: the shipped ones, local folders and Hub ids."""
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recipes.loading import RecipeError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+EMOJI_WORLD = "emoji-world"
+KINDS = ("llm", "t2i", "judge")
+_SHIPPED = Path(__file__).parent / "emoji_world" / "models"
+
+
+def model_folder(kind: str) -> Path:
+    """The folder of the emoji world's model of a `kind`: llm, t2i or judge.
+
+    Raises:
+        `RecipeError`: when the model is not there.
+    """
+    folder = _SHIPPED / kind
+    if kind not in KINDS or not folder.is_dir():
+        raise RecipeError(
+            f"{folder}: the emoji world's {kind} is missing; it comes with the package, and "
+            "`python -m dataset_builder.emoji_world.make` makes it again"
+        )
+    return folder
+
+
+def find_model(name: str, revision: str | None = None, kind: str = "t2i") -> tuple[str, str | None]:
+    """What `from_pretrained` takes for a model: (folder or Hub id, exact revision or None).
+
+    Args:
+        name (`str`): `emoji-world` (shipped), the path of a folder, or a Hub id.
+        revision (`str`, *optional*): commit, tag or branch; resolved to the commit it means now. Hub ids only.
+        kind (`str`, *optional*, defaults to `"t2i"`): which of the emoji world's models is meant.
+    """
+    if name == EMOJI_WORLD:
+        return str(model_folder(kind)), None
+    if Path(name).is_dir():
+        return name, None
+    return name, _commit(name, revision)
+
+
+def identity(name: str, revision: str | None = None, kind: str = "t2i") -> str:
+    """What a model is called in rows, cards and cache keys: `repo@commit`, or for a folder `name@hash`.
+
+    The hash is over the names and contents of the folder's files (first 12 hex digits); cards and hidden files do not
+    count, because they change nothing that the model does. Arguments are those of `find_model`."""
+    source, commit = find_model(name, revision, kind)
+    if commit:
+        return f"{source}@{commit}"
+    label = f"coprov2/emoji-world-{kind}" if name == EMOJI_WORLD else Path(source).resolve().name
+    return f"{label}@{_folder_hash(Path(source))}"
+
+
+def load_pipeline(name: str, revision: str | None = None, dtype: str = "float32") -> "DiffusionPipeline":
+    """Load a text-to-image pipeline, with the scheduler that was saved with it, on the CPU.
+
+    Args:
+        name (`str`), revision (`str`, *optional*): as in `find_model`.
+        dtype (`str`, *optional*, defaults to `"float32"`): float32, float16 or bfloat16.
+
+    Raises:
+        `RecipeError`: when there is no such model, or the folder holds no diffusers pipeline.
+    """
+    import torch
+    from diffusers import DiffusionPipeline
+
+    source, commit = find_model(name, revision)
+    if commit is None and not (Path(source) / "model_index.json").is_file():
+        raise RecipeError(f"base_model: {source} holds no model_index.json; expected a folder of a diffusers pipeline")
+    pipeline = DiffusionPipeline.from_pretrained(source, revision=commit, dtype=getattr(torch, dtype))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _commit(name: str, revision: str | None) -> str:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        # One small file, to resolve the revision; from the cache when there is no network.
+        return Path(snapshot_download(name, revision=revision, allow_patterns=["config.json", "model_index.json"])).name
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        at = f" at revision {revision}" if revision else ""
+        raise RecipeError(
+            f"model {name!r}{at}: expected {EMOJI_WORLD}, a folder, or a Hub id that can be reached: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
+
+
+def _folder_hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
+        parts = path.relative_to(folder).parts
+        if path.is_file() and path.suffix != ".md" and not any(part.startswith(".") for part in parts):
+            digest.update("/".join(parts).encode("utf8") + b"\0")
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]

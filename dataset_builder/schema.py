@@ -1,0 +1,63 @@
+"""The row of CoProV2: the only place that spells its columns, its splits and its configs.
+
+It also holds the layout of the dataset's folder. The files are written by `dataset_builder.write`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+CONFIGS = ("default", "prompts")
+SPLITS = ("train", "validation", "test", "test_unseen_concepts")
+IMAGE_COLUMNS = ("unsafe_image", "safe_image")
+VERDICT_COLUMNS = ("unsafe_verdict", "safe_verdict")
+# Folder of each config's Parquet files, and rows of a file: a shard of 512-pixel pairs stays under about 0.5 GB.
+FOLDERS = {"default": "data", "prompts": "prompts"}
+ROWS_PER_SHARD = {"default": 500, "prompts": 50_000}
+ROWS_PER_GROUP = 100
+MANIFEST = "coprov2.json"
+
+Row = dict[str, Any]
+
+
+def features(categories: Sequence[str], images: bool = True) -> Any:
+    """The `datasets.Features` of a config.
+
+    Args:
+        categories (`Sequence[str]`): the taxonomy's category names, in its order: the class labels.
+        images (`bool`, *optional*, defaults to `True`): with the pictures (config `default`) or without (`prompts`).
+    """
+    # Imported here because it takes a second, which a build that is already finished need not spend.
+    from datasets import ClassLabel, Features, Image, List, Value
+
+    verdicts = List({"judge": Value("string"), "unsafe": Value("bool"), "score": Value("float32")})
+    columns = {
+        "pair_id": Value("string"),
+        "category": ClassLabel(names=list(categories)),
+        "concept": Value("string"),
+        "unsafe_prompt": Value("string"),
+        "safe_prompt": Value("string"),
+        "unsafe_image": Image(),
+        "safe_image": Image(),
+        "unsafe_verdict": verdicts,
+        "safe_verdict": verdicts,
+        "seed": Value("int64"),
+        "llm": Value("string"),
+        "t2i": Value("string"),
+        "source": Value("string"),
+    }
+    return Features({name: kind for name, kind in columns.items() if images or name not in IMAGE_COLUMNS})
+
+
+def shard_name(config: str, split: str, index: int, count: int) -> str:
+    """Path of a Parquet file in the dataset's folder, such as `data/train-00000-of-00001.parquet`."""
+    return f"{FOLDERS[config]}/{split}-{index:05d}-of-{count:05d}.parquet"
+
+
+def configs_yaml(splits: Sequence[str]) -> list[dict[str, Any]]:
+    """The `configs` of the dataset card's front matter, which tell `load_dataset` where each split lies."""
+    return [
+        {
+            "config_name": config,
+            "data_files": [{"split": split, "path": f"{FOLDERS[config]}/{split}-*.parquet"} for split in splits],
+        }
+        for config in CONFIGS
+    ]

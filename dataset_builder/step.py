@@ -1,0 +1,113 @@
+"""What every step of the builder is, and what it is given: the recipe, the models' identities, ledger and pictures.
+
+The steps themselves stand in modules of their own; `dataset_builder.steps` lists them."""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from dataset_builder.keys import content_key
+from dataset_builder.ledger import Ledger
+from dataset_builder.pictures import PictureStore
+from dataset_builder.schema import Row
+from dataset_builder.taxonomy import Taxonomy
+from dataset_builder.templates import Template
+from recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Identities:
+    """What the models of a build are called (`repo@revision`), and `renderer`: the text-to-image model with its
+    settings."""
+
+    llm: str
+    t2i: str
+    judge: str
+    renderer: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides what a build makes: the recipe and what its names stand for."""
+
+    recipe: Recipe
+    taxonomy: Taxonomy
+    template: Template
+    identities: Identities
+    code: str
+
+    def content(self) -> dict[str, Any]:
+        """The parts of the recipe, the taxonomy, the template and the identities that the dataset depends on."""
+        recipe = asdict(self.recipe)
+        sections = ("name", "base_model", "revision", "seed", "llm", "render", "judge", "build")
+        return {
+            "recipe": {section: recipe[section] for section in sections},
+            "taxonomy": asdict(self.taxonomy),
+            "template": asdict(self.template),
+            "models": asdict(self.identities),
+            "code": self.code,
+        }
+
+    def fingerprint(self) -> str:
+        """A hash of `content`: two builds of one fingerprint make the same bytes."""
+        return content_key(self.content())
+
+
+@dataclass
+class StepReport:
+    """What a step did: rows in and out, dropped rows by reason, and further counts."""
+
+    step: str
+    rows_in: int
+    rows_out: int
+    drops: dict[str, int]
+    notes: dict[str, Any]
+
+
+@dataclass
+class Workshop:
+    """What the steps of one build work with.
+
+    `dataset` is the folder that is published, `work` the one that never is; `reports` grows by one with each step."""
+
+    plan: Plan
+    dataset: Path
+    work: Path
+    ledger: Ledger
+    pictures: PictureStore
+    reports: list[StepReport] = field(default_factory=list)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The plan's recipe."""
+        return self.plan.recipe
+
+
+class Step(ABC):
+    """A step takes rows and gives rows; a row it does not give back is dropped with a reason.
+
+    `needs` are the columns that a row must have before the step, `gives` those it has after."""
+
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
+    gives: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, workshop: Workshop) -> None:
+        self.workshop = workshop
+        self.dropped: list[tuple[str, str]] = []
+        self.notes: dict[str, Any] = {}
+
+    @abstractmethod
+    def run(self, rows: list[Row]) -> list[Row]:
+        """The rows that go on, with what the step adds to them. The same rows in always give the same rows out."""
+
+    def drop(self, key: str, reason: str) -> None:
+        """Count and list the row, or request, of the name `key`."""
+        self.dropped.append((key, reason))
+
+    def report(self, rows_in: int, rows_out: int) -> StepReport:
+        """What the step did, for the manifest."""
+        drops = Counter(reason for _, reason in self.dropped)
+        return StepReport(self.name, rows_in, rows_out, dict(sorted(drops.items())), self.notes)

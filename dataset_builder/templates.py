@@ -1,0 +1,79 @@
+"""Prompt templates: the chat messages that ask a text engine for a pair, and the JSON schema of its reply."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from dataset_builder.taxonomy import Category, Concept
+from recipes.loading import RecipeError, fill, find_file, read_mapping
+
+_FOLDER = Path(__file__).with_name("prompts")
+_PLACE = re.compile(r"\{(\w+)\}")
+_PLACES = ("category", "definition", "concept", "counterpart")
+REPLY_FIELDS = ("unsafe_prompt", "safe_prompt")
+
+Messages = list[dict[str, str]]
+
+
+@dataclass
+class Message:
+    """One chat message; `content` may hold {category}, {definition}, {concept} and {counterpart}."""
+
+    role: str
+    content: str
+
+
+@dataclass
+class Template:
+    """A versioned request for a pair. `schema` is the JSON schema of the reply."""
+
+    name: str
+    version: str
+    messages: list[Message]
+    schema: dict[str, Any]
+
+    def fill(self, category: Category, concept: Concept) -> Messages:
+        """The messages that ask for a pair about `concept`."""
+        values = {
+            "category": category.name,
+            "definition": category.definition,
+            "concept": concept.name,
+            "counterpart": concept.counterpart or "none",
+        }
+        return [
+            {"role": m.role, "content": _PLACE.sub(lambda match: values[match[1]], m.content)} for m in self.messages
+        ]
+
+
+def load_template(name_or_path: str) -> Template:
+    """Load a template by the name of a shipped one or by path.
+
+    Raises:
+        `RecipeError`: for unknown or missing fields, an unknown role or place, or a schema that is none.
+    """
+    path = find_file(name_or_path, _FOLDER, "prompt template")
+    template = fill(Template, read_mapping(path), str(path))
+    if not template.messages or template.messages[-1].role != "user":
+        raise RecipeError(f"{path}: messages: the last message must have the role user")
+    for index, message in enumerate(template.messages):
+        if message.role not in ("system", "user", "assistant"):
+            raise RecipeError(
+                f"{path}: messages[{index}].role: expected system, user or assistant, found {message.role!r}"
+            )
+        for place in _PLACE.findall(message.content):
+            if place not in _PLACES:
+                raise RecipeError(
+                    f"{path}: messages[{index}].content: unknown place {{{place}}}, "
+                    f"expected one of {', '.join(_PLACES)}"
+                )
+    try:
+        jsonschema.Draft202012Validator.check_schema(template.schema)
+    except jsonschema.SchemaError as error:
+        raise RecipeError(f"{path}: schema: {error.message}") from None
+    missing = [name for name in REPLY_FIELDS if name not in template.schema.get("required", [])]
+    if missing:
+        raise RecipeError(f"{path}: schema.required: lacks {' and '.join(missing)}")
+    return template

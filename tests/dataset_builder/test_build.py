@@ -1,0 +1,239 @@
+"""The whole builder with a stand-in engine and judge and a tiny random pipeline."""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from datasets import load_dataset
+
+from dataset_builder.build import FAILED_ROWS, build, estimate, is_done, make_plan
+from dataset_builder.engines import ENGINES, Engine, Failure
+from dataset_builder.judges import JUDGES, Verdict
+from dataset_builder.keys import normalise
+from dataset_builder.schema import MANIFEST, SPLITS, features
+from recipes import RecipeError
+from tests.dataset_builder.builder_stand_ins import small_recipe
+
+CATEGORIES = ["violence", "shocking"]
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+def load(built, config, tmp_path):
+    return load_dataset(str(built / "dataset"), config, cache_dir=str(tmp_path))
+
+
+def test_load_dataset_reads_the_folder_in_the_default_config(built, tmp_path):
+    dataset = load(built, "default", tmp_path)
+    assert list(dataset) == list(SPLITS)
+    assert dataset["train"].features == features(CATEGORIES)
+    row = dataset["train"][0]
+    assert row["unsafe_image"].size == row["safe_image"].size == (16, 16)
+    assert row["unsafe_verdict"][0]["unsafe"] and not row["safe_verdict"][0]["unsafe"]
+    assert row["source"] == "synthetic" and row["llm"] == "stand-in@1" and row["t2i"].startswith("tiny-t2i@")
+
+
+def test_load_dataset_reads_the_folder_in_the_prompts_config(built, tmp_path):
+    pictures, prompts = load(built, "default", tmp_path), load(built, "prompts", tmp_path)
+    assert prompts["train"].features == features(CATEGORIES, images=False)
+    for split in SPLITS:
+        assert prompts[split]["pair_id"] == pictures[split]["pair_id"]
+
+
+def test_a_split_has_at_most_the_pairs_that_were_asked_for_and_only_its_own_concepts(built, tmp_path):
+    dataset = load(built, "prompts", tmp_path)
+    asked = {"train": 10, "validation": 3, "test": 6, "test_unseen_concepts": 3}
+    for split in SPLITS:
+        for count in Counter(dataset[split]["category"]).values():
+            assert count <= asked[split]
+        assert all(
+            (concept in ("bomb", "ghost")) == (split == "test_unseen_concepts") for concept in dataset[split]["concept"]
+        )
+    assert len(dataset["test"]) == 12 and len(dataset["test_unseen_concepts"]) == 6
+
+
+def test_no_prompt_stands_twice_in_the_dataset(built, tmp_path):
+    dataset = load(built, "prompts", tmp_path)
+    prompts = [
+        normalise(row[side]) for split in SPLITS for row in dataset[split] for side in ("unsafe_prompt", "safe_prompt")
+    ]
+    assert len(prompts) == len(set(prompts)) > 40
+
+
+def test_row_groups_have_at_most_100_rows(built):
+    for path in (built / "dataset").rglob("*.parquet"):
+        file = pq.ParquetFile(path)
+        assert all(file.metadata.row_group(index).num_rows <= 100 for index in range(file.metadata.num_row_groups))
+
+
+def test_the_manifest_accounts_for_every_row(built):
+    manifest = json.loads((built / "dataset" / MANIFEST).read_text("utf8"))
+    rows = manifest["steps"][0]["rows_in"]
+    for step in manifest["steps"]:
+        assert step["rows_in"] == rows
+        rows = step["rows_out"]
+        if step["step"] != "write_pairs":
+            assert step["rows_in"] - sum(step["drops"].values()) == rows
+    assert rows == sum(manifest["rows"].values())
+    assert sum(entry["rows"] for name, entry in manifest["files"].items() if name.startswith("data/")) == rows
+    # The stand-in engine writes unusable pairs, and the judge refuses some: these steps have something to count.
+    assert {step["step"] for step in manifest["steps"] if step["drops"]} >= {"screen", "split", "keep"}
+
+
+def test_dropped_rows_are_listed_by_name_and_reason_and_never_by_prompt(built):
+    lines = [json.loads(line) for line in (built / "work" / FAILED_ROWS).read_text("utf8").splitlines()]
+    manifest = json.loads((built / "dataset" / MANIFEST).read_text("utf8"))
+    drops = {(step["step"], reason): count for step in manifest["steps"] for reason, count in step["drops"].items()}
+    assert Counter((line["step"], line["reason"]) for line in lines) == drops
+    assert all(set(line) == {"key", "step", "reason"} and re.fullmatch("[0-9a-f]+", line["key"]) for line in lines)
+
+
+def test_requests_that_always_fail_are_tried_again_counted_and_listed(recipe, tmp_path, monkeypatch):
+    asked = Counter()
+
+    class Stubborn:
+        def generate(self, requests, json_schema, seeds):
+            asked.update(messages[-1]["content"] for messages in requests)
+            good = ENGINES["stand-in"].load(recipe.llm).generate(requests, json_schema, [seed // 7 for seed in seeds])
+            return [
+                Failure("schema") if "pistol" in messages[-1]["content"] else reply
+                for messages, reply in zip(requests, good, strict=True)
+            ]
+
+    monkeypatch.setitem(ENGINES, "stubborn", Engine(lambda config: Stubborn(), lambda config: "stubborn@1"))
+    recipe.llm.engine = "stubborn"
+    recipe.llm.max_attempts = 3
+    build(recipe, tmp_path)
+    pistols = "Category: violence\nConcept: pistol"
+    requests = asked[pistols] // 3
+    assert asked[pistols] == 3 * requests and requests == 15
+    lines = [json.loads(line) for line in (tmp_path / "work" / FAILED_ROWS).read_text("utf8").splitlines()]
+    assert sum(line["reason"] == "failed: schema" for line in lines) == requests
+    manifest = json.loads((tmp_path / "dataset" / MANIFEST).read_text("utf8"))
+    assert manifest["steps"][0]["drops"]["failed: schema"] == requests
+    assert manifest["steps"][3]["notes"]["shortage"]["violence"]["train"] > 0
+
+
+def test_a_blocked_reply_is_counted_by_rule_and_written_nowhere(recipe, tmp_path, monkeypatch):
+    class Naming:
+        def generate(self, requests, json_schema, seeds):
+            good = ENGINES["stand-in"].load(recipe.llm).generate(requests, json_schema, seeds)
+            good[0] = {"unsafe_prompt": "Mr Zzyzx with a pistol", "safe_prompt": "Mr Zzyzx with a banana"}
+            return good
+
+    monkeypatch.setitem(ENGINES, "naming", Engine(lambda config: Naming(), lambda config: "naming@1"))
+    recipe.llm.engine = "naming"
+    build(recipe, tmp_path)
+    manifest = json.loads((tmp_path / "dataset" / MANIFEST).read_text("utf8"))
+    assert manifest["steps"][0]["drops"]["blocked: named_person"] > 1
+    assert not any(b"Zzyzx" in data for data in contents(tmp_path).values())
+
+
+def test_two_builds_from_nothing_are_equal_byte_for_byte(built, recipe, tmp_path):
+    build(recipe, tmp_path)
+    assert contents(tmp_path / "dataset") == contents(built / "dataset")
+
+
+def test_a_finished_build_is_not_touched_and_torch_is_not_even_imported(
+    built, recipe, tiny_model, taxonomy_file, tmp_path
+):
+    out = tmp_path / "out"
+    shutil.copytree(built, out)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
+    script = (
+        "import sys\nfrom pathlib import Path\n"
+        "from tests.dataset_builder.builder_stand_ins import build, small_recipe\n"
+        f"build(small_recipe({str(tiny_model)!r}, {str(taxonomy_file)!r}), Path({str(out)!r}))\n"
+        "assert 'torch' not in sys.modules and 'datasets' not in sys.modules"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script], check=True, env={"PYTHONPATH": ":".join(p for p in sys.path if p)}, timeout=120
+    )
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")} == before
+
+
+class PictureJudge:
+    """A verdict that derives from the pixels, as a real judge's does."""
+
+    def judge(self, images):
+        scores = [hashlib.sha256(image.tobytes()).digest()[0] / 255 for image in images]
+        return [Verdict("picture", score >= 0.5, round(score, 4)) for score in scores]
+
+
+def test_a_changed_recipe_builds_anew_what_it_would_build_from_nothing(recipe, tmp_path, monkeypatch):
+    monkeypatch.setitem(JUDGES, "picture", lambda config: PictureJudge())
+    recipe.judge.name = "picture"
+    out, fresh = tmp_path / "out", tmp_path / "fresh"
+    before = contents(build(recipe, out))
+    recipe.build.test_pairs = 5
+    assert is_done(out / "dataset", make_plan(recipe)) is False
+    assert contents(build(recipe, out)) == contents(build(recipe, fresh)) != before
+
+
+@pytest.mark.parametrize("damage", ["manifest", "shard", "truncated", "stray"])
+def test_a_damaged_dataset_is_written_again(built, recipe, tmp_path, damage):
+    out = tmp_path / "out"
+    shutil.copytree(built, out)
+    shard = next((out / "dataset" / "data").glob("*.parquet"))
+    if damage == "manifest":
+        (out / "dataset" / MANIFEST).unlink()
+    elif damage == "shard":
+        shard.unlink()
+    elif damage == "truncated":
+        shard.write_bytes(shard.read_bytes()[:100])
+    else:
+        (out / "dataset" / MANIFEST).write_text("{", "utf8")
+        (shard.parent / "train-00001-of-00002.parquet").write_bytes(b"left over")
+    build(recipe, out)
+    assert contents(out / "dataset") == contents(built / "dataset")
+
+
+def test_a_finished_build_whose_card_was_written_stays_finished(built, recipe, tmp_path):
+    shutil.copytree(built / "dataset", tmp_path / "dataset")
+    (tmp_path / "dataset" / "README.md").write_text("the real card", "utf8")
+    build(recipe, tmp_path)
+    assert (tmp_path / "dataset" / "README.md").read_text("utf8") == "the real card"
+
+
+def test_nothing_to_write_is_an_error_that_says_where_to_look(recipe, tmp_path):
+    recipe.build.max_words = 1
+    with pytest.raises(RecipeError, match=FAILED_ROWS):
+        build(recipe, tmp_path)
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_the_estimate_counts_requests_and_pictures(recipe):
+    plan = estimate(recipe)
+    assert (plan.requests, plan.pairs, plan.pictures) == (2 * (15 + 15 + 5), 44, 88)
+    assert plan.picture_bytes == 88 * 16 * 16 * 3
+
+
+def test_a_model_that_is_missing_is_an_error_before_any_work(taxonomy_file, tmp_path):
+    recipe = small_recipe(tmp_path / "nowhere", taxonomy_file)
+    with pytest.raises(RecipeError, match="nowhere"):
+        build(recipe, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_ledger_that_is_no_database_is_an_error_that_names_it(recipe, tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "ledger.sqlite").write_bytes(b"not a database, and long enough to be seen as none" * 9)
+    with pytest.raises(RecipeError, match=r"ledger\.sqlite"):
+        build(recipe, tmp_path)
+
+
+def test_a_python_made_recipe_is_checked_too(recipe, tmp_path):
+    recipe.render.batch_size = 0
+    with pytest.raises(RecipeError, match=r"render\.batch_size"):
+        build(recipe, Path(tmp_path))

@@ -1,0 +1,170 @@
+"""A random pipeline that is smaller than the emoji world's, and pairs of it as a dataset and on disk."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image as PILImage
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from dataset_builder.emoji_world.make_t2i import new_tokenizer
+from recipes import Recipe
+from training.cache import EncodedPairs
+from training.config import DiffusionDPOConfig
+from training.denoisers import denoiser_for
+from training.pairs import PairData
+
+CATEGORIES = ["violence", "hate", "shocking"]
+SIZE = 16
+SCENES = ["in the park", "at the beach", "in the snow", "at night"]
+THINGS = {
+    "violence": ("a pistol", "a water pistol"),
+    "hate": ("a clown", "a teddy bear"),
+    "shocking": ("a skull", "a cat"),
+}
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> CLIPTokenizer:
+    return new_tokenizer()
+
+
+@pytest.fixture
+def new_pipeline(tokenizer: CLIPTokenizer) -> Callable[..., StableDiffusionPipeline]:
+    """Makes the same random pipeline each time: 16x16 pixels, f = 2, a UNet of one cross-attention block each way."""
+
+    def make(prediction_type: str = "epsilon") -> StableDiffusionPipeline:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            unet = UNet2DConditionModel(
+                sample_size=8,
+                block_out_channels=(8, 16),
+                layers_per_block=1,
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+                cross_attention_dim=16,
+                attention_head_dim=2,
+                norm_num_groups=4,
+            )
+            vae = AutoencoderKL(
+                block_out_channels=(8, 8),
+                down_block_types=("DownEncoderBlock2D",) * 2,
+                up_block_types=("UpDecoderBlock2D",) * 2,
+                norm_num_groups=4,
+                mid_block_add_attention=False,
+            )
+            text_encoder = CLIPTextModel(
+                CLIPTextConfig(
+                    vocab_size=len(tokenizer),
+                    hidden_size=16,
+                    intermediate_size=32,
+                    num_hidden_layers=1,
+                    num_attention_heads=2,
+                    max_position_embeddings=tokenizer.model_max_length,
+                    bos_token_id=tokenizer.bos_token_id,
+                    eos_token_id=tokenizer.eos_token_id,
+                    pad_token_id=tokenizer.pad_token_id,
+                )
+            )
+        pipeline = StableDiffusionPipeline(
+            vae=vae.eval(),
+            text_encoder=text_encoder.eval(),
+            tokenizer=tokenizer,
+            unet=unet.eval(),
+            scheduler=DDIMScheduler(
+                beta_start=0.00085,
+                beta_end=0.012,
+                beta_schedule="scaled_linear",
+                clip_sample=False,
+                prediction_type=prediction_type,
+            ),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pair_dataset() -> Dataset:
+    """Twelve pairs of three categories; the pictures are random blocks."""
+    rng = np.random.default_rng(0)
+    rows: dict[str, list[object]] = {name: [] for name in ("pair_id", "category", "unsafe_prompt", "safe_prompt")}
+    rows |= {"unsafe_image": [], "safe_image": []}
+    for category in CATEGORIES:
+        unsafe, safe = THINGS[category]
+        for scene in SCENES:
+            rows["pair_id"].append(f"{category}-{len(rows['pair_id']):02d}")
+            rows["category"].append(category)
+            rows["unsafe_prompt"].append(f"{unsafe} {scene}")
+            rows["safe_prompt"].append(f"{safe} {scene}")
+            for name in ("unsafe_image", "safe_image"):
+                blocks = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+                rows[name].append(PILImage.fromarray(blocks.repeat(SIZE // 4, 0).repeat(SIZE // 4, 1)))
+    text = Value("string")
+    features = Features(
+        {
+            "pair_id": text,
+            "category": ClassLabel(names=CATEGORIES),
+            "unsafe_prompt": text,
+            "safe_prompt": text,
+            "unsafe_image": Image(),
+            "safe_image": Image(),
+        }
+    )
+    return Dataset.from_dict(rows, features=features)
+
+
+@pytest.fixture
+def encoded(pair_dataset: Dataset, new_pipeline: Callable, tmp_path: Path) -> tuple[PairData, EncodedPairs]:
+    """The pairs and their cache; independent of the prediction type."""
+    data = PairData(pair_dataset)
+    return data, EncodedPairs(data, denoiser_for(new_pipeline()), tmp_path / "cache")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[..., DiffusionDPOConfig]:
+    """Makes a config for a few steps, with every loss term on."""
+
+    def make(**changes: object) -> DiffusionDPOConfig:
+        values: dict[str, object] = {
+            "output_dir": str(tmp_path / "run"),
+            "max_steps": 3,
+            "per_device_train_batch_size": 2,
+            "learning_rate": 1e-2,
+            "beta": 50.0,
+            "sft_weight": 1.0,
+            "prior_weight": 1.0,
+            "prior_batch_size": 2,
+            "gap_pairs": 0,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "disable_tqdm": True,
+            "use_cpu": True,
+            "dataloader_pin_memory": False,
+        }
+        return DiffusionDPOConfig(**{**values, **changes})
+
+    return make
+
+
+@pytest.fixture
+def run_folder(pair_dataset: Dataset, new_pipeline: Callable, tmp_path: Path) -> tuple[Recipe, Path, Path]:
+    """A recipe, its dataset repository and the folder of its run; the base model is a saved pipeline."""
+    new_pipeline("v_prediction").save_pretrained(tmp_path / "model")
+    (tmp_path / "dataset" / "data").mkdir(parents=True)
+    pair_dataset.to_parquet(tmp_path / "dataset" / "data" / "train-00000-of-00001.parquet")
+    (tmp_path / "dataset" / "coprov2.json").write_text(json.dumps({}))
+    recipe = Recipe(base_model=str(tmp_path / "model"))
+    train = recipe.train
+    train.max_steps, train.batch_size, train.prior_batch_size = 4, 2, 2
+    train.save_steps, train.logging_steps, train.rank, train.alpha = 2, 3, 2, 4
+    return recipe, tmp_path / "dataset", tmp_path / "out"

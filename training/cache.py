@@ -1,0 +1,103 @@
+"""What encoders say about pictures and prompts, computed once and kept on disk for all experts.
+
+Shards are safetensors files, memory-mapped on reading, named by the hash of the encoders and of the contents in them.
+Which contents there are is `pairs.py`'s; how they are encoded is the denoiser's."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+from tqdm import tqdm
+
+from training.adapters import write_atomically
+from training.denoisers import Denoiser
+from training.pairs import PairData, chunks
+
+# A batch is what the encoder sees at once, a shard what is written at once; both are cut from the whole list of work,
+# because the last bits of a convolution may depend on the size of its batch.
+IMAGE_BATCH, IMAGE_SHARD = 16, 256
+PROMPT_BATCH, PROMPT_SHARD = 64, 1024
+
+Encode = Callable[[list[str]], dict[str, Tensor]]
+"""Keys -> named tensors whose first dimension is the keys'."""
+
+
+class TensorCache:
+    """Tensors by key, in shards on disk. A shard is written in one move, so a killed run loses the unfinished one.
+
+    Args:
+        folder (`Path`): shared by everything that is cached.
+        identity (`str`): of what encodes; it enters the shards' names together with their keys.
+    """
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        self._folder, self._identity = folder, identity
+        self._places: dict[str, tuple[int, int]] = {}
+        self._shards: list[dict[str, Tensor]] = []
+
+    def fill(self, keys: list[str], encode: Encode, batch: int, shard: int, name: str) -> None:
+        """Make all of `keys` readable, computing the shards that are missing.
+
+        Args:
+            keys (`list[str]`): distinct, in an order that does not change from run to run.
+            encode (`Encode`): called with `batch` keys at a time.
+            batch, shard (`int`): keys a call, keys a file.
+            name (`str`): of the progress bar.
+        """
+        plan = [(part, self._path(part)) for part in chunks(keys, shard)]
+        missing = [(part, path) for part, path in plan if not path.is_file()]
+        with tqdm(total=sum(len(part) for part, _ in missing), desc=name, unit="", disable=not missing) as bar:
+            for part, path in missing:
+                done: list[dict[str, Tensor]] = []
+                for some in chunks(part, batch):
+                    done.append(encode(some))
+                    bar.update(len(some))
+                tensors = {field: torch.cat([one[field] for one in done]).contiguous() for field in done[0]}
+                write_atomically(path, save(tensors))
+        for part, path in plan:
+            self._places.update({key: (len(self._shards), row) for row, key in enumerate(part)})
+            self._shards.append(load_file(path))
+
+    def __getitem__(self, key: str) -> dict[str, Tensor]:
+        shard, row = self._places[key]
+        return {field: tensor[row] for field, tensor in self._shards[shard].items()}
+
+    def _path(self, keys: list[str]) -> Path:
+        name = hashlib.sha256(json.dumps([self._identity, keys]).encode()).hexdigest()[:32]
+        return self._folder / f"{name}.safetensors"
+
+
+class EncodedPairs:
+    """Moments of all pictures and embeddings of all prompts (and of the empty one) of some pairs.
+
+    Args:
+        data (`PairData`): the pairs of all categories, so that all experts share the shards.
+        denoiser (`Denoiser`): encodes what is not cached yet, then lets its encoders go.
+        folder (`Path`): of the cache.
+    """
+
+    def __init__(self, data: PairData, denoiser: Denoiser, folder: Path) -> None:
+        identity = denoiser.encoders_identity()
+        self._moments = TensorCache(folder, f"{identity}/moments")
+        self._prompts = TensorCache(folder, f"{identity}/prompts")
+        self._moments.fill(
+            data.images,
+            lambda keys: {"moments": denoiser.encode_images([data.image(key) for key in keys])},
+            IMAGE_BATCH,
+            IMAGE_SHARD,
+            "encoding images",
+        )
+        self._prompts.fill(data.prompts, denoiser.encode_prompts, PROMPT_BATCH, PROMPT_SHARD, "encoding prompts")
+        denoiser.release_encoders()
+
+    def moments(self, image: str) -> Tensor:
+        """Moments of a picture by its hash, (2 * channels, height, width)."""
+        return self._moments[image]["moments"]
+
+    def prompt(self, prompt: str) -> dict[str, Tensor]:
+        """Conditioning of one prompt, without the batch dimension."""
+        return self._prompts[prompt]

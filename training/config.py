@@ -1,0 +1,148 @@
+"""Parameters of Diffusion-DPO training, in TRL's words on top of `transformers.TrainingArguments`.
+
+What the loss terms mean is in `losses.py`; a recipe's section `train` is turned into this class by `experts.py`."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from recipes import RecipeError
+from training.losses import LOSSES
+
+
+class ConfigError(RecipeError):
+    """A training parameter has a value that cannot be used."""
+
+
+@dataclass
+class DiffusionDPOConfig(TrainingArguments):
+    r"""Configuration of [`DiffusionDPOTrainer`]; every field of `transformers.TrainingArguments` works here too.
+
+    Batches count pairs: `per_device_train_batch_size=8` sends 8 winners, 8 losers and `prior_batch_size` pictures of
+    the prior through the denoiser at once.
+
+    Parameters that control the preference term:
+        beta (`float`, *optional*, defaults to `5000.0`):
+            Strength of the preference term, above 0, in the convention with a factor 0.5 (`losses.py`). 5000 is the
+            official trainer's for Stable Diffusion. It does not carry over between models: a good start is
+            10 / mean |r_w - r_l|, and the trainer measures that gap before the first step and says so.
+        loss_type (`str`, *optional*, defaults to `"sigmoid"`):
+            Name in `training.losses.LOSSES`.
+        dpo_weight (`float`, *optional*, defaults to `1.0`):
+            Weight of the preference term, 0 or more.
+        unsafe_prompt_weight (`float`, *optional*, defaults to `1.0`):
+            Share of the term under the unsafe prompt (safe image over unsafe image).
+        safe_prompt_weight (`float`, *optional*, defaults to `1.0`):
+            Share of the term under the safe prompt (safe image over unsafe image). Both captions of a pair stand in the
+            official data; that this makes two terms is a reconstruction. Only the ratio of the two shares counts.
+
+    Parameters that control the anchors:
+        sft_weight (`float`, *optional*, defaults to `0.0`):
+            Weight of the winner's own denoising error, 0 or more.
+        prior_weight (`float`, *optional*, defaults to `0.0`):
+            Weight of the squared distance to the reference's prediction on the prior's pictures, 0 or more.
+        prior_batch_size (`int`, *optional*, defaults to `0`):
+            Pictures of the prior beside each batch of pairs, on each device.
+        prior_empty_share (`float`, *optional*, defaults to `0.1`):
+            Share of the prior's captions that are replaced by the empty prompt, 0 to 1.
+
+    Parameters that control the data:
+        prompt_dropout (`float`, *optional*, defaults to `0.2`):
+            Share of the pairs' captions that are replaced by the empty prompt, 0 to 1; the default is the official one.
+        sample_latents (`bool`, *optional*, defaults to `True`):
+            Whether latents are drawn from the encoder's posterior anew each time; `False` takes its mean.
+
+    Parameters that control the check before training:
+        gap_pairs (`int`, *optional*, defaults to `32`):
+            Pairs on which the reference gap mean |r_w - r_l| is measured; 0 switches the check off.
+
+    Parameters of `TrainingArguments` with other defaults:
+        learning_rate (`1e-5`), max_steps (`2000`), report_to (`"none"`), save_total_limit (`2`),
+        logging_nan_inf_filter (`False`: a NaN is shown, and no step waits for the device), remove_unused_columns
+        (`False`, and it must stay so).
+
+    Raises:
+        `ConfigError`: in one line, for a value out of its range.
+
+    Example:
+        ```python
+        args = DiffusionDPOConfig("expert", beta=5000, max_steps=2000, per_device_train_batch_size=4)
+        ```
+    """
+
+    # Parameters that control the preference term
+    beta: float = field(
+        default=5000.0, metadata={"help": "Strength of the preference term; a good start is 10 / mean |r_w - r_l|."}
+    )
+    loss_type: str = field(default="sigmoid", metadata={"help": "Preference loss: a name in training.losses.LOSSES."})
+    dpo_weight: float = field(default=1.0, metadata={"help": "Weight of the preference term."})
+    unsafe_prompt_weight: float = field(default=1.0, metadata={"help": "Share of the term under the unsafe prompt."})
+    safe_prompt_weight: float = field(default=1.0, metadata={"help": "Share of the term under the safe prompt."})
+
+    # Parameters that control the anchors
+    sft_weight: float = field(default=0.0, metadata={"help": "Weight of the winner's own denoising error."})
+    prior_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the distance to the reference on the prior's pictures."}
+    )
+    prior_batch_size: int = field(default=0, metadata={"help": "Pictures of the prior beside each batch of pairs."})
+    prior_empty_share: float = field(
+        default=0.1, metadata={"help": "Share of the prior's captions replaced by the empty prompt."}
+    )
+
+    # Parameters that control the data
+    prompt_dropout: float = field(
+        default=0.2, metadata={"help": "Share of the pairs' captions replaced by the empty prompt."}
+    )
+    sample_latents: bool = field(
+        default=True, metadata={"help": "Draw latents from the posterior (True) or take its mean (False)."}
+    )
+
+    # Parameters that control the check before training
+    gap_pairs: int = field(
+        default=32, metadata={"help": "Pairs on which the reference gap is measured before training; 0: no check."}
+    )
+
+    # Parameters of TrainingArguments with other defaults
+    learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate."})
+    max_steps: int = field(
+        default=2000, metadata={"help": "Optimizer steps; -1 counts num_train_epochs over the pairs instead."}
+    )
+    report_to: str | list[str] | None = field(default="none", metadata={"help": "Integrations that get the metrics."})
+    remove_unused_columns: bool | None = field(
+        default=False, metadata={"help": "Must stay False: the batches are no model inputs."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide NaN losses; costs a wait for the device each step."}
+    )
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
+
+    def __post_init__(self) -> None:
+        self._check()
+        super().__post_init__()
+
+    def _check(self) -> None:
+        if not self.beta > 0:
+            raise ConfigError(f"beta: {self.beta}, expected a number above 0")
+        if self.loss_type not in LOSSES:
+            raise ConfigError(f"loss_type: {self.loss_type!r}, expected one of {', '.join(sorted(LOSSES))}")
+        for name in ("dpo_weight", "sft_weight", "prior_weight", "unsafe_prompt_weight", "safe_prompt_weight"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name}: {getattr(self, name)}, expected 0 or more")
+        for name in ("prior_empty_share", "prompt_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}: {getattr(self, name)}, expected a share from 0 to 1")
+        for name in ("prior_batch_size", "gap_pairs"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name}: {getattr(self, name)}, expected 0 or more")
+        if self.dpo_weight + self.sft_weight + self.prior_weight == 0:
+            raise ConfigError(
+                "dpo_weight, sft_weight, prior_weight: all 0, so there is nothing to train; set one above 0"
+            )
+        if self.unsafe_prompt_weight + self.safe_prompt_weight == 0:
+            raise ConfigError("unsafe_prompt_weight, safe_prompt_weight: both 0; set one above 0")
+        if self.prior_weight > 0 and self.prior_batch_size == 0:
+            raise ConfigError(
+                f"prior_weight: {self.prior_weight} with prior_batch_size 0; set prior_batch_size above 0"
+            )
+        if self.remove_unused_columns:
+            raise ConfigError("remove_unused_columns: True, expected False: the trainer's batches are no model inputs")

@@ -1,0 +1,210 @@
+"""One safety expert: the recipe's section `train` carried out for one category.
+
+The loss and its loop are the trainer's; which experts are trained, and how many at once, is `experts.py`'s."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from dataset_builder.models import identity, load_pipeline
+from recipes import Recipe, RecipeError
+from training.adapters import WEIGHTS_NAME, checksum, save_lora, write_atomically
+from training.cache import EncodedPairs
+from training.config import ConfigError, DiffusionDPOConfig
+from training.denoisers import Denoiser, denoiser_for
+from training.draws import seed_of
+from training.losses import saturates, suggested_beta
+from training.pairs import PairData, Picture, safe_pictures, unsafe_pictures
+from training.trainer import DiffusionDPOTrainer, lora_config
+
+RECORD = "training.json"
+# Raised when the same settings would give other bytes; experts of another format are trained again.
+_FORMAT = 1
+# Fields of the section that do not change what an expert becomes.
+_INDIFFERENT = ("categories", "workers", "threads", "save_steps")
+
+Report = Callable[[int], None]
+"""Called with the steps that are done."""
+
+
+class Base:
+    """What all experts share: the pairs, the frozen network and the caches; the encoders are gone."""
+
+    def __init__(self, recipe: Recipe, data: PairData, out: Path) -> None:
+        self.data = data
+        self.denoiser: Denoiser = denoiser_for(load_pipeline(recipe.base_model, recipe.revision))
+        self.denoiser.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.encoded = EncodedPairs(data, self.denoiser, out / "work" / "cache" / "encoded")
+
+
+def train_expert(recipe: Recipe, base: Base, category: str, out: Path, report: Report) -> Path:
+    """Train one expert from its last checkpoint on, or from the start.
+
+    Args:
+        recipe (`Recipe`), base (`Base`), category (`str`), out (`Path`): as in `train_experts`.
+        report (`Report`): called after every step.
+
+    Returns:
+        `Path`: the adapter folder.
+    """
+    folder = out / "experts" / category
+    checkpoints, print_ = folder / "checkpoints", fingerprint(recipe, base.data, category)
+    _clear_what_is_stale(folder, print_)
+    pairs = base.data.of(category)
+    trainer = DiffusionDPOTrainer(
+        base.denoiser,
+        args=expert_config(recipe, category, out),
+        train_dataset=pairs,
+        prior=prior_of(recipe, base.data, category),
+        encoded=base.encoded,
+        peft_config=lora_config(recipe.train.rank, recipe.train.alpha, recipe.train.target_modules),
+        callbacks=[_Progress(report)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    try:
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)))
+        save_lora(folder, trainer.model, {"coprov2": f"safety expert {category}"})
+    finally:
+        # The base goes on to the next expert as it came.
+        trainer.model.unload()
+        with contextlib.suppress(AttributeError):
+            del base.denoiser.model.peft_config
+    _write_record(recipe, trainer, folder, category, print_, len(pairs))
+    shutil.rmtree(checkpoints)
+    return folder
+
+
+def prior_of(recipe: Recipe, data: PairData, category: str) -> list[Picture]:
+    """Where an expert should stay silent: the safe pictures of all categories' pairs, and on request the unsafe ones of
+    the other categories."""
+    prior = safe_pictures(data.pairs)
+    if recipe.train.prior_other_unsafe:
+        prior += unsafe_pictures([pair for pair in data.pairs if pair.category != category])
+    return prior
+
+
+def expert_config(recipe: Recipe, category: str, out: Path) -> DiffusionDPOConfig:
+    """The trainer's parameters of one expert; its seed derives from the recipe's and the category."""
+    train = recipe.train
+    try:
+        return DiffusionDPOConfig(
+            output_dir=str(out / "experts" / category / "checkpoints"),
+            seed=seed_of(recipe.seed, "expert", category) % 2**31,
+            max_steps=train.max_steps,
+            per_device_train_batch_size=train.batch_size,
+            learning_rate=train.learning_rate,
+            lr_scheduler_type=train.lr_scheduler,
+            warmup_steps=train.warmup_steps,
+            beta=train.beta,
+            loss_type=train.loss_type,
+            dpo_weight=train.dpo_weight,
+            sft_weight=train.sft_weight,
+            prior_weight=train.prior_weight,
+            prior_batch_size=train.prior_batch_size,
+            unsafe_prompt_weight=train.unsafe_prompt_weight,
+            safe_prompt_weight=train.safe_prompt_weight,
+            prompt_dropout=train.prompt_dropout,
+            sample_latents=train.sample_latents,
+            save_steps=train.save_steps,
+            logging_steps=train.logging_steps,
+            disable_tqdm=True,
+            dataloader_pin_memory=torch.cuda.is_available(),
+        )
+    except RecipeError as error:
+        raise ConfigError(f"train.{error}") from None
+    except ValueError as error:
+        raise ConfigError(f"train: {one_line(error)}") from None
+
+
+def fingerprint(recipe: Recipe, data: PairData, category: str) -> str:
+    """Hash of all that an expert's bytes follow from: settings, seed, base model, pairs."""
+    settings = {key: value for key, value in dataclasses.asdict(recipe.train).items() if key not in _INDIFFERENT}
+    parts = [_FORMAT, category, recipe.seed, identity(recipe.base_model, recipe.revision), settings, data.fingerprint()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def is_done(folder: Path, print_: str) -> bool:
+    """Whether `folder` holds the finished expert of a fingerprint, with the weights it was finished with."""
+    if not (folder / RECORD).is_file() or not (folder / WEIGHTS_NAME).is_file():
+        return False
+    record = json.loads((folder / RECORD).read_text("utf8"))
+    return record["fingerprint"] == print_ and record["weights_sha256"] == checksum(folder)
+
+
+@contextlib.contextmanager
+def cpu_threads(recipe: Recipe) -> Iterator[None]:
+    """Run with the recipe's number of torch threads, so that an expert's bits do not depend on who runs it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(recipe.train.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def one_line(error: BaseException) -> str:
+    """Type and first line of an error."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+class _Progress(TrainerCallback):
+    def __init__(self, report: Report) -> None:
+        self._report = report
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._report(state.global_step)
+
+
+def _clear_what_is_stale(folder: Path, print_: str) -> None:
+    """Remove what other settings, data or code left; checkpoints of the same fingerprint stay, to go on from."""
+    checkpoints = folder / "checkpoints"
+    mark = checkpoints / "fingerprint"
+    (folder / RECORD).unlink(missing_ok=True)
+    (folder / WEIGHTS_NAME).unlink(missing_ok=True)
+    for part in folder.glob(".*.part"):
+        part.unlink()
+    if checkpoints.exists() and not (mark.is_file() and mark.read_text("utf8") == print_):
+        shutil.rmtree(checkpoints)
+    write_atomically(mark, print_.encode())
+
+
+def _write_record(
+    recipe: Recipe, trainer: DiffusionDPOTrainer, folder: Path, category: str, print_: str, pairs: int
+) -> None:
+    """`training.json`: written last, so that it also says that the expert is finished."""
+    history = [
+        # Sorted, because an entry that came back from a checkpoint is.
+        {key: value for key, value in sorted(entry.items()) if key != "epoch"}
+        for entry in trainer.state.log_history
+        if "loss" in entry
+    ]
+    record: dict[str, Any] = {
+        "category": category,
+        "base_model": identity(recipe.base_model, recipe.revision),
+        "pairs": pairs,
+        "settings": {key: value for key, value in dataclasses.asdict(recipe.train).items() if key not in _INDIFFERENT},
+        "seed": trainer.args.seed,
+        "fingerprint": print_,
+        "weights_sha256": checksum(folder),
+        "history": history,
+    }
+    gap = trainer.reference_gap
+    if gap is not None:
+        record["reference_gap"] = {
+            "mean": gap,
+            "suggested_beta": suggested_beta(gap),
+            "beta_saturates": saturates(trainer.args.beta, gap),
+        }
+    if history:
+        # Above 0 the margin was won by wrecking both images.
+        record["winner_error_rose"] = history[-1]["error_change/chosen"] > 0
+    write_atomically(folder / RECORD, (json.dumps(record, indent=1) + "\n").encode())

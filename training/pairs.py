@@ -1,0 +1,149 @@
+"""The pairs of a CoProV2 split as training sees them: prompts, and pictures named by the hash of their bytes.
+
+Reads the dataset's columns; encoding is `cache.py`'s, choosing and noising is `draws.py`'s."""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from recipes import RecipeError
+
+COLUMNS = ("pair_id", "category", "unsafe_prompt", "safe_prompt", "unsafe_image", "safe_image")
+_IMAGES = ("unsafe_image", "safe_image")
+
+
+class PairsError(RecipeError):
+    """A dataset lacks what training needs."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One row: `unsafe_image` and `safe_image` are SHA-256 hashes of the picture files' bytes, in hex."""
+
+    pair_id: str
+    category: str
+    unsafe_prompt: str
+    safe_prompt: str
+    unsafe_image: str
+    safe_image: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture (by hash) and the prompt it is seen under: what the prior is made of."""
+
+    image: str
+    prompt: str
+
+
+class PairData:
+    """The pairs of a dataset, and its pictures on demand.
+
+    Args:
+        dataset (`datasets.Dataset`): with at least the columns `COLUMNS`; the pictures stay on disk.
+
+    Attributes:
+        pairs (`list[Pair]`): in the dataset's order.
+        categories (`list[str]`): in the order of the dataset's labels, whether they have pairs or not.
+
+    Raises:
+        `PairsError`: for a missing column or an empty dataset.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        missing = [name for name in COLUMNS if name not in dataset.column_names]
+        if missing:
+            raise PairsError(
+                f"dataset: no column {missing[0]!r}, expected {', '.join(COLUMNS)}; build it with coprov2 build"
+            )
+        if len(dataset) == 0:
+            raise PairsError("dataset: no rows, expected at least one pair")
+        dataset = dataset.select_columns(list(COLUMNS))
+        for name in _IMAGES:
+            dataset = dataset.cast_column(name, ImageFeature(decode=False))
+        label = dataset.features["category"]
+        names: list[str] | None = label.names if isinstance(label, ClassLabel) else None
+        self._dataset = dataset
+        self._rows: dict[str, tuple[int, str]] = {}
+        self.pairs: list[Pair] = []
+        for index, row in enumerate(dataset):
+            hashes = {}
+            for name in _IMAGES:
+                hashes[name] = hashlib.sha256(_bytes_of(row, name)).hexdigest()
+                self._rows.setdefault(hashes[name], (index, name))
+            category = names[row["category"]] if names is not None else row["category"]
+            self.pairs.append(Pair(row["pair_id"], category, row["unsafe_prompt"], row["safe_prompt"], **hashes))
+        self.categories = names if names is not None else sorted({pair.category for pair in self.pairs})
+
+    @property
+    def images(self) -> list[str]:
+        """Hashes of all distinct pictures, in the order of their first row."""
+        return list(self._rows)
+
+    @property
+    def prompts(self) -> list[str]:
+        """The empty prompt and all distinct prompts, in the order of their first row."""
+        both = (prompt for pair in self.pairs for prompt in (pair.unsafe_prompt, pair.safe_prompt))
+        return list(dict.fromkeys(["", *both]))
+
+    def image(self, key: str) -> Image.Image:
+        """The picture of a hash, decoded."""
+        index, name = self._rows[key]
+        return Image.open(io.BytesIO(_bytes_of(self._dataset[index], name))).convert("RGB")
+
+    def fingerprint(self) -> str:
+        """Hash of all that training reads of the rows."""
+        rows = [[getattr(pair, name) for name in COLUMNS] for pair in self.pairs]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+    def of(self, category: str) -> list[Pair]:
+        """The pairs of one category."""
+        return [pair for pair in self.pairs if pair.category == category]
+
+
+def read_split(folder: Path, split: str, cache: Path) -> PairData:
+    """Read a split of a dataset repository's folder (`data/<split>-*.parquet`).
+
+    Args:
+        folder (`Path`): the repository. split (`str`): its name. cache (`Path`): where `datasets` keeps its Arrow copy.
+
+    Raises:
+        `PairsError`: if there is no such split.
+    """
+    files = sorted(str(path) for path in (folder / "data").glob(f"{split}-[0-9]*.parquet"))
+    if not files:
+        raise PairsError(
+            f"{folder / 'data'}: no {split}-*.parquet there; build the dataset first or name it with --data"
+        )
+    return PairData(Dataset.from_parquet(files, cache_dir=str(cache)))
+
+
+def safe_pictures(pairs: list[Pair]) -> list[Picture]:
+    """The safe sides of pairs."""
+    return [Picture(pair.safe_image, pair.safe_prompt) for pair in pairs]
+
+
+def unsafe_pictures(pairs: list[Pair]) -> list[Picture]:
+    """The unsafe sides of pairs."""
+    return [Picture(pair.unsafe_image, pair.unsafe_prompt) for pair in pairs]
+
+
+def chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
+    """`items` in consecutive lists of `size`, the last one shorter."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _bytes_of(row: dict[str, Any], name: str) -> bytes:
+    image = row[name]
+    if image is None or (image["bytes"] is None and not image["path"]):
+        raise PairsError(f"pair {row['pair_id']}: no {name}; training needs the config with pictures")
+    return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
