@@ -117,7 +117,7 @@ class TrainConfig:
         unsafe_prompt_weight, safe_prompt_weight (`float`): weights of the two terms of a pair (METHOD: unsafe prompt,
             safe image over unsafe image; safe prompt, safe image over unsafe image).
         prior_batch_size (`int`): pictures of the prior in a step.
-        prior_other_unsafe (`bool`, *optional*, defaults to `False`): whether the prior also holds the unsafe prompts and
+        prior_other_unsafe (`bool`, *optional*, defaults to `False`): whether the prior also holds unsafe prompts and
             pictures of the other categories, which keeps an expert silent outside its own.
         prompt_dropout (`float`): share of captions replaced by the empty prompt.
         sample_latents (`bool`, *optional*, defaults to `False`): draw latents from the encoder's posterior anew each

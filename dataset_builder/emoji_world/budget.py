@@ -51,7 +51,7 @@ def train(
 ) -> dict[str, float]:
     """Train `module` in place; returns steps, minutes and the running mean of the loss.
 
-    The networks run in bfloat16 under autocast, a third faster on CPUs that have its instructions; weights stay float32,
+    The networks run in bfloat16 under autocast, a third faster on CPUs with its instructions; weights stay float32,
     and `loss` should turn outputs into float32 before it compares them.
 
     `batch(step)` must depend on nothing but `step`, then a resumed run sees the data of the run that was never killed.

@@ -3,7 +3,6 @@
 The text encoder and the UNet are trained together from nothing with v-prediction and min-SNR weights on the VAE's
 latents of world scenes, which are encoded once."""
 
-import json
 import tempfile
 from pathlib import Path
 
@@ -29,37 +28,31 @@ EMPTY_SHARE = 0.1
 
 
 def new_tokenizer() -> CLIPTokenizer:
-    """A CLIP tokenizer of 24 places whose BPE makes one token of every word that a caption can hold."""
-    alphabet = sorted(
-        {char for word in vocabulary() for char in word} | set("abcdefghijklmnopqrstuvwxyz0123456789,.'-")
-    )
+    """A CLIP tokenizer of 24 places whose BPE makes one token of every word that a caption can hold.
+
+    The same in every process: the library's trainer breaks ties by chance, so no two words are equally frequent and
+    single letters are numbered here."""
+    words = vocabulary()
     size = 600
     while True:
         tokenizer = Tokenizer(BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>", fuse_unk=False))
         tokenizer.pre_tokenizer = Split(" ", "removed")
-        trainer = BpeTrainer(
-            vocab_size=size,
-            initial_alphabet=alphabet,
-            special_tokens=["<|startoftext|>", "<|endoftext|>"],
-            end_of_word_suffix="</w>",
-            show_progress=False,
-        )
+        trainer = BpeTrainer(vocab_size=size, end_of_word_suffix="</w>", show_progress=False)
         # Each word is one line, repeated, so that every merge on the way to a whole word pays.
-        tokenizer.train_from_iterator((word for word in vocabulary() for _ in range(50)), trainer)
-        model = tokenizer.model
-        if all(len(model.tokenize(word)) == 1 for word in vocabulary()):
+        tokenizer.train_from_iterator((word for i, word in enumerate(words) for _ in range(500 + i)), trainer)
+        if all(len(tokenizer.model.tokenize(word)) == 1 for word in words):
             break
         size += 200
     with tempfile.TemporaryDirectory() as folder:
-        vocab_file, merges_file = model.save(folder)
-        vocab = json.loads(Path(vocab_file).read_text("utf8"))
-        merges = [
-            tuple(line.split()) for line in Path(merges_file).read_text("utf8").splitlines() if not line.startswith("#")
-        ]
-    for char in alphabet:
-        vocab.setdefault(f"{char}</w>", len(vocab))
+        _, merges_file = tokenizer.model.save(folder)
+        lines = Path(merges_file).read_text("utf8").splitlines()
+    merges = [tuple(line.split()) for line in lines if not line.startswith("#")]
+    letters = sorted({letter for word in words for letter in word} | set("abcdefghijklmnopqrstuvwxyz0123456789,.'-"))
+    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    tokens += dict.fromkeys("".join(pair) for pair in merges)
+    vocab = {token: index for index, token in enumerate(tokens)}
     tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TOKENS)
-    missing = [word for word in vocabulary() if len(tokenizer(word).input_ids) != 3]
+    missing = [word for word in words if len(tokenizer(word).input_ids) != 3]
     if missing:
         raise RuntimeError(f"the tokenizer splits words of the world: {missing[:10]}")
     return tokenizer

@@ -1,5 +1,8 @@
 """The grammar of the emoji world: captions and drawings say the same."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -66,3 +69,13 @@ def test_every_word_is_one_token_and_every_caption_fits() -> None:
     assert all(len(tokenizer(word).input_ids) == 3 for word in vocabulary())
     rng = np.random.default_rng(0)
     assert max(len(tokenizer(random_scene(rng).caption()).input_ids) for _ in range(2000)) <= TOKENS
+
+
+def test_tokenizers_are_the_same_in_every_process() -> None:
+    script = (
+        "from dataset_builder.emoji_world import make_llm, make_t2i\n"
+        "for tokenizer in (make_t2i.new_tokenizer(), make_llm.new_tokenizer()):\n"
+        "    print(sorted(tokenizer.get_vocab().items()))\n"
+    )
+    printed = [subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout for _ in range(2)]
+    assert printed[0] == printed[1] and len(printed[0]) > 1000
