@@ -162,7 +162,8 @@ class MergeConfig:
         method (`str`, *optional*, defaults to `"comerge"`): comerge, least_squares, sum (of the experts, peft's `cat`),
             or peft's linear, ties, svd.
         compare (`list[str]`): further merges, evaluated beside it: a method, or `method:field=value,field=value` for
-            other options than this section's. `gain` is tuned to a method, so a compared one starts at 1.
+            other options than this section's. `gain` is tuned to a method, so a compared one starts at 1; its
+            `tune_steps` start at 0.
         rank (`int`, *optional*): rank of the merged LoRA; None keeps the exact rank (`svd`: the experts' highest).
         gain (`float`, *optional*, defaults to 1.0): a factor on the result, above 0.
         weighted_svd (`bool`, *optional*, defaults to `True`): comerge and least_squares come down to `rank` by the SVD
@@ -183,6 +184,9 @@ class MergeConfig:
         calibration_prompts (`int`, *optional*, defaults to 56): pairs a category at most.
         calibration_timesteps (`list[int]`): each from 0 to the model's last.
         calibration_latents (`str`, *optional*, defaults to `"image"`): noised latents of the pairs' pictures, or noise.
+        tune_steps (`int`, *optional*, defaults to 0): steps of a joint tuning after the merge, on the pairs of all
+            categories with the loss of the section `train`; 0 leaves the merge as it is.
+        tune_learning_rate (`float`, *optional*, defaults to 2e-3): its peak learning rate.
     """
 
     method: str = "comerge"
@@ -205,6 +209,8 @@ class MergeConfig:
     calibration_prompts: int = 56
     calibration_timesteps: list[int] = field(default_factory=lambda: [200, 500, 800])
     calibration_latents: str = "image"
+    tune_steps: int = 0
+    tune_learning_rate: float = 2e-3
 
 
 @dataclass

@@ -67,7 +67,7 @@ def train_expert(recipe: Recipe, base: Base, category: str, out: Path, report: R
         prior=prior_of(recipe, base.data, category),
         encoded=base.encoded,
         peft_config=lora_config(recipe.train.rank, recipe.train.alpha, recipe.train.target_modules),
-        callbacks=[_Progress(report)],
+        callbacks=[ProgressCallback(report)],
     )
     trainer.remove_callback(PrinterCallback)
     try:
@@ -156,7 +156,9 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
-class _Progress(TrainerCallback):
+class ProgressCallback(TrainerCallback):
+    """Says after every step how many are done."""
+
     def __init__(self, report: Report) -> None:
         self._report = report
 
@@ -166,12 +168,16 @@ class _Progress(TrainerCallback):
 
 def _clear_what_is_stale(folder: Path, print_: str) -> None:
     """Remove what other settings, data or code left; checkpoints of the same fingerprint stay, to go on from."""
-    checkpoints = folder / "checkpoints"
-    mark = checkpoints / "fingerprint"
     (folder / RECORD).unlink(missing_ok=True)
     (folder / WEIGHTS_NAME).unlink(missing_ok=True)
     for part in folder.glob(".*.part"):
         part.unlink()
+    forget_other_checkpoints(folder / "checkpoints", print_)
+
+
+def forget_other_checkpoints(checkpoints: Path, print_: str) -> None:
+    """Empty a folder of checkpoints unless they were made for the fingerprint `print_`, and mark it as its own."""
+    mark = checkpoints / "fingerprint"
     if checkpoints.exists() and not (mark.is_file() and mark.read_text("utf8") == print_):
         shutil.rmtree(checkpoints)
     write_atomically(mark, print_.encode())

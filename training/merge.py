@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,11 @@ from training.adapters import Adapter, AdapterError, checksum, load_lora, write_
 from training.calibration import Calibration, base_forward, calibrate
 from training.calibration_samples import choose_samples, train_files
 from training.denoisers import denoiser_for
+from training.expert import Base
+from training.joint_tuning import tune_jointly
 from training.least_squares import least_squares, total_gram
 from training.low_rank import Factors, stack, truncate
+from training.pairs import read_split
 from training.peft_merges import PEFT_METHODS, peft_merge
 
 PROVENANCE = "coprov2.json"
@@ -36,6 +39,8 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "ties": ("density",),
     "svd": (),
 }
+# Fields of the section train that leave no trace in a joint tuning; threads and workers do, in the last bits.
+_INDIFFERENT = ("categories", "save_steps")
 # Goes up when the same options come to give another merge.
 _FORMAT = 1
 
@@ -63,6 +68,11 @@ def merge_experts(recipe: Recipe, experts: Mapping[str, Path], dataset: Path, ou
     adapters = _load_alike(experts)
     sums = {category: checksum(experts[category]) for category in adapters}
     calibrations = _Calibrations(recipe, adapters, dataset)
+
+    @cache
+    def base() -> Base:
+        return Base(recipe, read_split(dataset, "train", out / "work" / "cache" / "datasets"), out)
+
     folders = {}
     for name, config in plans.items():
         folder = out / "merged" if name == recipe.merge.method else out / "merges" / name
@@ -73,11 +83,14 @@ def merge_experts(recipe: Recipe, experts: Mapping[str, Path], dataset: Path, ou
             "options": options(config),
             "experts": sums,
             "calibration": calibrations.provenance(config) if _calibrates(config.method) else None,
+            "tuning": _tuning(recipe, config, calibrations) if config.tune_steps else None,
         }
         fingerprint = _sha256(json.dumps({"format": _FORMAT, **provenance}, sort_keys=True).encode())
         if is_done(folder, fingerprint):
             continue
         layers = merge_layers(adapters, config, partial(calibrations.collect, config))
+        if config.tune_steps:
+            layers = tune_jointly(recipe, config, layers, base, out / "work" / "tuning" / name, fingerprint)
         # A folder that is half new must not pass for done.
         (folder / PROVENANCE).unlink(missing_ok=True)
         write_adapter(folder, layers, {"coprov2": f"{config.method} of {', '.join(adapters)}"})
@@ -92,7 +105,7 @@ def planned_merges(recipe: Recipe) -> dict[str, MergeConfig]:
 
     An entry of `merge.compare` is a method, or `method:field=value,field=value` for other options than the recipe's;
     its name is the entry with dashes for everything else, `comerge-unit-rank` for `comerge:unit=rank`. It takes the
-    recipe's options but for `gain`, which is tuned to a method and so starts at 1.
+    recipe's options but for `gain`, which is tuned to a method and so starts at 1, and `tune_steps`, which starts at 0.
 
     Raises:
         `RecipeError`: for an unknown method, or an unknown or wrong field.
@@ -102,7 +115,7 @@ def planned_merges(recipe: Recipe) -> dict[str, MergeConfig]:
         method, _, rest = entry.partition(":")
         name = re.sub(r"[^\w.]+", "-", entry).strip("-")
         where = f"merge.compare, {entry!r}"
-        given: dict[str, Any] = {"gain": 1.0}
+        given: dict[str, Any] = {"gain": 1.0, "tune_steps": 0}
         for part in filter(None, rest.split(",")):
             field, equals, value = part.partition("=")
             if not equals:
@@ -243,6 +256,16 @@ class _Calibrations:
             base = identity(recipe.base_model, recipe.revision)
             self._provenance[images] = {"base_model": base, "seed": recipe.seed, "dataset": files}
         return self._provenance[images]
+
+
+def _tuning(recipe: Recipe, config: MergeConfig, calibrations: _Calibrations) -> dict[str, Any]:
+    """What a joint tuning follows from besides the merge."""
+    return {
+        "steps": config.tune_steps,
+        "learning_rate": config.tune_learning_rate,
+        "train": {key: value for key, value in dataclasses.asdict(recipe.train).items() if key not in _INDIFFERENT},
+        "data": calibrations.provenance(dataclasses.replace(config, calibration_latents="image")),
+    }
 
 
 def _calibrates(method: str) -> bool:

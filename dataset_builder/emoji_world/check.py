@@ -22,6 +22,8 @@ from dataset_builder.emoji_world.make_vae import psnr
 from dataset_builder.emoji_world.scenes import SIZE_WORDS, Scene, random_scene
 from dataset_builder.emoji_world.things import THINGS, UNSAFE, find_things
 
+# As in the recipe.
+TEMPERATURE = 0.7
 MODELS = Path(__file__).parent / "models"
 _SIZES = {word for words in SIZE_WORDS.values() for word in words if word}
 
@@ -103,7 +105,7 @@ def check_llm(
             chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
         )
         with torch.no_grad():
-            output = llm.generate(**inputs, do_sample=True, temperature=0.9, max_new_tokens=96)
+            output = llm.generate(**inputs, do_sample=True, temperature=TEMPERATURE, max_new_tokens=96)
         for concept, reply in zip(
             part,
             tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True),
@@ -186,7 +188,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pictures", type=int, default=600)
     parser.add_argument("--answers", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--parts", nargs="+", choices=["judge", "t2i", "llm"], default=["judge", "t2i", "llm"])
     parser.add_argument("--cards", action="store_true", help="write the models' cards with these figures")

@@ -25,6 +25,8 @@ from dataset_builder.emoji_world.things import THINGS
 TOKENS = 24
 MIN_SNR = 5.0
 EMPTY_SHARE = 0.1
+# One thing is learned first; from this step on most scenes hold two, whose attributes must not mix.
+PAIRS_FROM_STEP, PAIRS_SHARE = 4300, 0.8
 
 
 def new_tokenizer() -> CLIPTokenizer:
@@ -150,6 +152,7 @@ def make_t2i(
 ) -> StableDiffusionPipeline:
     """Train text encoder and UNet; returns the pipeline, with averaged weights."""
     latents, kept_scenes = encode_scenes(work, vae, seed, scenes)
+    pairs = np.array([i for i, scene in enumerate(kept_scenes) if len(scene.things) == 2])
     torch.manual_seed(seed)
     tokenizer = new_tokenizer()
     joint = _Joint(new_text_encoder(tokenizer), new_unet()).to(device())
@@ -159,6 +162,8 @@ def make_t2i(
     def batch(step: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng([seed, 3, step])
         index = rng.integers(0, len(kept_scenes), size=batch_size)
+        if step >= PAIRS_FROM_STEP:
+            index = np.where(rng.random(batch_size) < PAIRS_SHARE, pairs[index % len(pairs)], index)
         captions = []
         for i in index:
             # The same picture is worded anew each time it is seen.

@@ -1,0 +1,77 @@
+"""A short joint tuning of a merged LoRA: Diffusion-DPO on all categories' pairs at once, from the merge on.
+
+A merge of linear maps cannot undo what experts do to each other inside the network; a few steps that see all of them
+together can. Which merges are tuned, `training.merge` decides."""
+
+import contextlib
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+from transformers import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from recipes import MergeConfig, Recipe
+from training.adapters import Adapter, load_into, lora_layers
+from training.draws import seed_of
+from training.expert import Base, ProgressCallback, cpu_threads, expert_config, forget_other_checkpoints
+from training.low_rank import Factors, pad
+from training.pairs import safe_pictures
+from training.trainer import DiffusionDPOTrainer, lora_config
+
+
+def tune_jointly(
+    recipe: Recipe, config: MergeConfig, layers: dict[str, Factors], base: Callable[[], Base], work: Path, mark: str
+) -> dict[str, Factors]:
+    """Train a merged LoRA for `config.tune_steps` more steps, on the pairs of all categories.
+
+    Loss, batch and schedule are those of the experts (`recipe.train`), the steps and the peak learning rate are
+    `config.tune_steps` and `config.tune_learning_rate`.
+
+    Args:
+        recipe (`Recipe`): train, base_model, revision and seed.
+        config (`MergeConfig`): of this merge.
+        layers (`dict[str, Factors]`): layer -> `(A, B)` of the merge, any scaling included.
+        base (`Callable`): gives the frozen model, the pairs and the caches; called only here.
+        work (`Path`): folder of the checkpoints; removed when the tuning is done.
+        mark (`str`): a hash of all that the result follows from; checkpoints of another one are not resumed.
+
+    Returns:
+        `dict[str, Factors]`: layer -> `(A, B)` of the tuned LoRA, of the same ranks as before (the widest layer's).
+    """
+    threads = recipe.train.threads * recipe.train.workers
+    train = replace(recipe.train, max_steps=config.tune_steps, learning_rate=config.tune_learning_rate, threads=threads)
+    tuned = replace(recipe, train=train)
+    known = base()
+    args = expert_config(tuned, "merged", work)
+    args.output_dir = str(work)
+    args.seed = seed_of(recipe.seed, "joint tuning") % 2**31
+    forget_other_checkpoints(work, mark)
+    rank = max(len(a) for a, _ in layers.values())
+    start = {name: pad(factors, rank) for name, factors in layers.items()}
+    with tqdm(total=config.tune_steps, desc="joint tuning", unit="step") as bar, cpu_threads(tuned):
+        trainer = DiffusionDPOTrainer(
+            known.denoiser,
+            args=args,
+            train_dataset=known.data.pairs,
+            prior=safe_pictures(known.data.pairs),
+            encoded=known.encoded,
+            peft_config=lora_config(rank, rank, train.target_modules),
+            callbacks=[ProgressCallback(lambda step: bar.update(step - bar.n))],
+        )
+        trainer.remove_callback(PrinterCallback)
+        try:
+            load_into(trainer.model, Adapter(start, dict.fromkeys(start, float(rank)), {}))
+            trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)))
+            result = {
+                name: (a.weight.detach().clone(), scaling * b.weight.detach().clone())
+                for name, (a, b, scaling) in lora_layers(trainer.model).items()
+            }
+        finally:
+            trainer.model.unload()
+            with contextlib.suppress(AttributeError):
+                del known.denoiser.model.peft_config
+    shutil.rmtree(work)
+    return result
