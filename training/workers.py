@@ -28,7 +28,9 @@ def train_in_processes(
     Returns:
         `dict[str, str]`: category -> what went wrong, for those that failed; a process that dies takes no other along.
     """
-    context = multiprocessing.get_context("spawn")
+    # Imports take seconds; the server does them once and every worker starts as its copy.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["training.workers"])
     waiting, steps = list(categories), dict.fromkeys(categories, 0)
     running: dict[Any, tuple[str, Any]] = {}
     failed: dict[str, str] = {}
