@@ -58,7 +58,7 @@ def tune_jointly(
             train_dataset=known.data.pairs,
             prior=safe_pictures(known.data.pairs),
             encoded=known.encoded,
-            peft_config=lora_config(rank, rank, train.target_modules),
+            peft_config=lora_config(rank, rank, list(layers)),
             callbacks=[ProgressCallback(lambda step: bar.update(step - bar.n))],
         )
         trainer.remove_callback(PrinterCallback)

@@ -25,8 +25,9 @@ from dataset_builder.emoji_world.things import THINGS
 TOKENS = 24
 MIN_SNR = 5.0
 EMPTY_SHARE = 0.1
-# One thing is learned first; from this step on most scenes hold two, whose attributes must not mix.
-PAIRS_FROM_STEP, PAIRS_SHARE = 4300, 0.8
+# From a step on, a share of each batch is of the scenes that are weakest then: first two things, whose attributes
+# mix, then big single ones.
+FOCUS = ((4300, "pair", 0.8), (5950, "big", 0.5))
 
 
 def new_tokenizer() -> CLIPTokenizer:
@@ -127,7 +128,18 @@ def encode_scenes(work: Path, vae: AutoencoderKL, seed: int, count: int) -> tupl
 
 
 # Thin or detailed things stay smudges longest; they are shown more often.
-_HARD = ("pistol", "cigarette", "spider", "syringe", "knife", "axe", "snake", "kite", "ladybug", "slot machine")
+_HARD: tuple[str, ...] = (
+    "pistol",
+    "cigarette",
+    "spider",
+    "syringe",
+    "knife",
+    "axe",
+    "snake",
+    "kite",
+    "ladybug",
+    "slot machine",
+)
 _HARD += ("wilted flower", "bikini", "candy")
 
 
@@ -152,7 +164,10 @@ def make_t2i(
 ) -> StableDiffusionPipeline:
     """Train text encoder and UNet; returns the pipeline, with averaged weights."""
     latents, kept_scenes = encode_scenes(work, vae, seed, scenes)
-    pairs = np.array([i for i, scene in enumerate(kept_scenes) if len(scene.things) == 2])
+    kinds = {
+        "pair": np.array([i for i, scene in enumerate(kept_scenes) if len(scene.things) == 2]),
+        "big": np.array([i for i, scene in enumerate(kept_scenes) if scene.size == "big"]),
+    }
     torch.manual_seed(seed)
     tokenizer = new_tokenizer()
     joint = _Joint(new_text_encoder(tokenizer), new_unet()).to(device())
@@ -162,8 +177,9 @@ def make_t2i(
     def batch(step: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng([seed, 3, step])
         index = rng.integers(0, len(kept_scenes), size=batch_size)
-        if step >= PAIRS_FROM_STEP:
-            index = np.where(rng.random(batch_size) < PAIRS_SHARE, pairs[index % len(pairs)], index)
+        for kind, share in [(kind, share) for start, kind, share in FOCUS if step >= start][-1:]:
+            chosen = kinds[kind]
+            index = np.where(rng.random(batch_size) < share, chosen[index % len(chosen)], index)
         captions = []
         for i in index:
             # The same picture is worded anew each time it is seen.

@@ -267,7 +267,16 @@ def test_the_verb_merges_what_it_finds(tmp_path, world):
     app = typer.Typer()
     merge_cli.register(app)
     app.callback()(lambda: None)
-    options = ["--out", str(tmp_path), "--data", str(world / "dataset"), "--set", "merge.compare=[ties]"]
+    options = [
+        "--out",
+        str(tmp_path),
+        "--data",
+        str(world / "dataset"),
+        "--set",
+        "merge.compare=[ties]",
+        "--set",
+        "merge.tune_steps=0",
+    ]
     done = CliRunner().invoke(app, ["merge", *options, "--experts", str(world / "experts"), "--method", "svd"])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "merged" / WEIGHTS_NAME).is_file()
