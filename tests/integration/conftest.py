@@ -20,6 +20,7 @@ SMALL = (
     "train.prior_batch_size=2",
     "train.save_steps=2",
     "merge.calibration_prompts=2",
+    "merge.tune_steps=4",
 )
 
 # Put on PYTHONPATH: every attempt to leave this machine fails and is written down.
