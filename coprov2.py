@@ -2,12 +2,12 @@
 
 import sys
 
-import dataset_builder.cli
-import hub.cli
-import training.cli
 import typer
 
+import dataset_builder.cli
 import evaluation.cli
+import hub.cli
+import training.cli
 import training.merge_cli
 from recipes import RecipeError
 

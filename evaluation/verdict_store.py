@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from dataset_builder.judges import Judge, Verdict
     from PIL.Image import Image
+
+    from dataset_builder.judges import Judge, Verdict
 
 BATCH = 64
 

@@ -52,6 +52,10 @@ def tune_jointly(
     rank = max(len(a) for a, _ in layers.values())
     start = {name: pad(factors, rank) for name, factors in layers.items()}
     with tqdm(total=config.tune_steps, desc="joint tuning", unit="step") as bar, cpu_threads(tuned):
+
+        def report(step: int) -> None:
+            bar.update(step - bar.n)
+
         trainer = DiffusionDPOTrainer(
             known.denoiser,
             args=args,
@@ -59,7 +63,7 @@ def tune_jointly(
             prior=safe_pictures(known.data.pairs),
             encoded=known.encoded,
             peft_config=lora_config(rank, rank, list(layers)),
-            callbacks=[ProgressCallback(lambda step: bar.update(step - bar.n))],
+            callbacks=[ProgressCallback(report)],
         )
         trainer.remove_callback(PrinterCallback)
         try:
