@@ -29,7 +29,7 @@ def test_judge_names_exactly_what_fresh_drawings_hold() -> None:
 @pytest.mark.slow
 def test_pictures_hold_what_their_captions_name() -> None:
     judge = ResNetForImageClassification.from_pretrained(MODELS / "judge", dtype=torch.float32).eval()
-    pipeline = StableDiffusionPipeline.from_pretrained(MODELS / "t2i")
+    pipeline = StableDiffusionPipeline.from_pretrained(MODELS / "t2i", torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     figures, _ = check_pictures(pipeline, judge, seed=7, count=160, steps=8, guidance=3.0)
     # 80 pictures of each kind: the bounds of the acceptance list less what a sample of 80 may fall short by chance.
