@@ -4,7 +4,7 @@ OUT ?= runs/quickstart
 SEED ?= 0
 BIN := .venv/bin
 
-.PHONY: quickstart test test-stock test-vllm lint types install clean
+.PHONY: quickstart test test-hub test-stock test-vllm lint types install clean
 
 # The stamp is newer than pyproject.toml when what it asks for is installed.
 .venv/installed: pyproject.toml
@@ -23,6 +23,10 @@ test: .venv/installed
 
 test-stock: .venv/installed
 	$(BIN)/python -m pytest -m stock tests/integration/test_stock_clients.py
+
+# Kills, many processes at once and gigabytes, on the Hub server.
+test-hub: .venv/installed
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m hub_heavy tests/integration/hub_local
 
 # vLLM pins another transformers and brings a torchvision with which no transformers can be imported.
 .venv-vllm/installed: pyproject.toml

@@ -38,11 +38,15 @@ def card_metadata(folder: Path, configs: Sequence[str] = CONFIGS) -> dict[str, A
     for config in configs:
         splits, kinds, size = SplitDict(), None, 0
         for split, files in shards_by_split(folder, config).items():
-            read = [pq.read_metadata(path) for path in files]
-            kinds = kinds or Features.from_arrow_schema(read[0].schema.to_arrow_schema())
-            size += sum(path.stat().st_size for path in files)
-            groups = [one.row_group(index) for one in read for index in range(one.num_row_groups)]
-            splits.add(SplitInfo(split, sum(g.total_byte_size for g in groups), sum(one.num_rows for one in read)))
+            rows = held = 0
+            # One footer at a time: those of a large dataset's thousands of files take hundreds of megabytes together.
+            for path in files:
+                footer = pq.read_metadata(path)
+                kinds = kinds or Features.from_arrow_schema(footer.schema.to_arrow_schema())
+                rows += footer.num_rows
+                held += sum(footer.row_group(index).total_byte_size for index in range(footer.num_row_groups))
+                size += path.stat().st_size
+            splits.add(SplitInfo(split, held, rows))
         infos[config] = DatasetInfo(
             features=kinds,
             splits=splits,
