@@ -28,6 +28,8 @@ _SHARED = (1, 2, 3)
 _MOST_COMBINATIONS = 64
 # Pairs of sizes that a prompt of a crowd may stand in on average: more, at low thresholds, cost more than they part.
 _MOST_SIZES = 12
+# Keys of a crowd that are in memory at a time.
+_ENTRIES = 2**21
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -289,33 +291,38 @@ class NearDuplicates:
         if len(members) <= 1 or (shared > 1 and (too_wide or least.min() < shared)):
             return np.zeros(0, np.int64), [members] if len(members) > 1 else []
         counts = self._counts(members, sizes)
-        keys, owners = [], []
-        for length in np.unique(lengths):
-            for part in batches(members[lengths == length], 2**16):
-                rarest = self._rarest(part, int(length), *counts)
-                for chosen in combinations(range(int(length)), shared):
-                    key = np.zeros(len(part), np.uint64)
-                    for place in chosen:
-                        key = (key ^ (key >> np.uint64(31)) ^ rarest[:, place]) * _MIX
-                    keys.append(key)
-                    owners.append(part)
-        key, owner = np.concatenate(keys), np.concatenate(owners)
-        order = np.lexsort((owner, key))
-        return self._compare(key[order], owner[order])
+        entries = sum(math.comb(int(length), shared) for length in lengths)
+        with KeyFiles(self._folder, math.ceil(entries / _ENTRIES)) as files:
+            for length in np.unique(lengths):
+                for part in batches(members[lengths == length], 2**14):
+                    rarest = self._rarest(part, int(length), *counts)
+                    for chosen in combinations(range(int(length)), shared):
+                        key = np.zeros(len(part), np.uint64)
+                        for place in chosen:
+                            key = (key ^ (key >> np.uint64(31)) ^ rarest[:, place]) * _MIX
+                        files.add(key, part)
+                    self._shingles.free()
+            del counts
+            found, crowds = [np.zeros(0, np.int64)], []
+            for keys, owners in files.read():
+                order = np.lexsort((owners, keys))
+                pairs, large = self._compare(keys[order], owners[order])
+                found.append(pairs)
+                crowds += large
+        return np.unique(np.concatenate(found)), crowds
 
     def _counts(self, members: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The 2-grams of `members`, sorted, and in how many of their sets each stands."""
-        hashes = np.zeros(0, np.uint64)
-        counts = np.zeros(0, np.int64)
-        for part in batches(members, 2**16):
+        merged = np.zeros(0, np.uint64), np.zeros(0, np.int64)
+        waiting: list[tuple[np.ndarray, np.ndarray]] = []
+        for part in batches(members, 2**14):
             own = self._shingles.of(part)
-            new, new_counts = np.unique(own[own != 0], return_counts=True)
-            merged = np.union1d(hashes, new)
-            total = np.zeros(len(merged), np.int64)
-            total[np.searchsorted(merged, hashes)] += counts
-            total[np.searchsorted(merged, new)] += new_counts
-            hashes, counts = merged, total
-        return hashes, counts
+            self._shingles.free()
+            waiting.append(np.unique(own[own != 0], return_counts=True))
+            # Rarely, for each merging reads all that was merged before.
+            if sum(len(hashes) for hashes, _ in waiting) > max(len(merged[0]), _ENTRIES // 2):
+                merged, waiting = _add_up([merged, *waiting]), []
+        return _add_up([merged, *waiting])
 
     def _rarest(self, members: np.ndarray, length: int, hashes: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """The `length` rarest 2-grams of each of `members`, the rarest first: uint64 (members, length)."""
@@ -324,6 +331,59 @@ class NearDuplicates:
         rarity = np.where(own == 0, np.iinfo(np.int64).max, counts[np.minimum(places, len(counts) - 1)])
         order = np.lexsort((own, rarity), axis=1)[:, :length]
         return np.take_along_axis(own, order, axis=1)
+
+
+class KeyFiles:
+    """Keys and the prompts that they belong to, in files by key, so that equal keys come back together and only one
+    file's entries are in memory at a time. A context manager, which removes the files.
+
+    Args:
+        folder (`Path`): where the files go.
+        count (`int`): of files, at least 1.
+    """
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self._place = tempfile.TemporaryDirectory(prefix="keys-", dir=folder)
+        self._paths = [Path(self._place.name) / str(number) for number in range(max(count, 1))]
+        self._files = [path.open("wb") for path in self._paths]
+
+    def add(self, keys: np.ndarray, prompts: np.ndarray) -> None:
+        """Add entries: `keys`, uint64 (n,), and `prompts`, int64 (n,)."""
+        entries = np.stack([keys, prompts.astype(np.uint64)], axis=1)
+        # By high bits: the low ones of a product say less.
+        number = ((keys >> np.uint64(32)) % np.uint64(len(self._files))).astype(np.uint16)
+        order = np.argsort(number, kind="stable")
+        edges = np.searchsorted(number[order], np.arange(len(self._files) + 1))
+        entries = entries[order]
+        for file, start, end in zip(self._files, edges, edges[1:], strict=False):
+            file.write(entries[start:end])
+
+    def read(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The entries of one file after the other: (keys, prompts)."""
+        for file, path in zip(self._files, self._paths, strict=True):
+            file.close()
+            entries = np.fromfile(path, np.uint64).reshape(-1, 2)
+            yield entries[:, 0], entries[:, 1].astype(np.int64)
+
+    def __enter__(self) -> "KeyFiles":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in self._files:
+            file.close()
+        self._place.cleanup()
+
+
+def _add_up(counted: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Counts by hash, from several: (the hashes, sorted; how often each stands in all together)."""
+    hashes = np.concatenate([hashes for hashes, _ in counted])
+    order = np.argsort(hashes, kind="stable")
+    hashes = hashes[order]
+    counts = np.concatenate([counts for _, counts in counted])[order]
+    starts = np.flatnonzero(np.concatenate([np.ones(min(len(hashes), 1), bool), hashes[1:] != hashes[:-1]]))
+    return hashes[starts], np.add.reduceat(counts, starts) if len(starts) else counts
 
 
 def _by_number(numbers: np.ndarray, values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

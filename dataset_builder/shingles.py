@@ -106,9 +106,14 @@ class Shingles:
 
         Sets of n and m members that similar differ in at most (1 - t) / (1 + t) * (n + m) members, and the bits in
         which their maps differ are never more; that settles most pairs at the cost of eight numbers."""
-        total = self.sizes[first].astype(np.int64) + self.sizes[second]
-        differ = np.bitwise_count(self._maps[first] ^ self._maps[second]).sum(axis=1)
-        near = differ <= (1 - threshold) / (1 + threshold) * total + 1e-9
+        total = np.empty(len(first), np.int64)
+        near = np.empty(len(first), bool)
+        # In slices: the maps of a million pairs would take 100 MB.
+        for part in batches(np.arange(len(first)), 8 * _PAIRS):
+            one, other = first[part], second[part]
+            total[part] = self.sizes[one].astype(np.int64) + self.sizes[other]
+            differ = np.bitwise_count(self._maps[one] ^ self._maps[other]).sum(axis=1)
+            near[part] = differ <= (1 - threshold) / (1 + threshold) * total[part] + 1e-9
         left = np.flatnonzero(near)
         # Pairs of alike sizes together, so that little is compared with filling.
         left = left[np.argsort(total[left], kind="stable")]
