@@ -191,7 +191,7 @@ class NearDuplicates:
     def find(self) -> Duplicates:
         """All duplicates among the prompts, which end with this call. What it returns reads the files: it is of use
         only until the context ends."""
-        self._shingles.close()
+        self._shingles.end_adding()
         first = _first_of_equals(self._shingles.texts)
         self._shingles.free()
         alive = np.flatnonzero(first == np.arange(len(first)))
@@ -301,7 +301,6 @@ class NearDuplicates:
                         for place in chosen:
                             key = (key ^ (key >> np.uint64(31)) ^ rarest[:, place]) * _MIX
                         files.add(key, part)
-                    self._shingles.free()
             del counts
             found, crowds = [np.zeros(0, np.int64)], []
             for keys, owners in files.read():
@@ -317,7 +316,6 @@ class NearDuplicates:
         waiting: list[tuple[np.ndarray, np.ndarray]] = []
         for part in batches(members, 2**14):
             own = self._shingles.of(part)
-            self._shingles.free()
             waiting.append(np.unique(own[own != 0], return_counts=True))
             # Rarely, for each merging reads all that was merged before.
             if sum(len(hashes) for hashes, _ in waiting) > max(len(merged[0]), _ENTRIES // 2):
@@ -356,7 +354,7 @@ class KeyFiles:
         edges = np.searchsorted(number[order], np.arange(len(self._files) + 1))
         entries = entries[order]
         for file, start, end in zip(self._files, edges, edges[1:], strict=False):
-            file.write(entries[start:end])
+            file.write(entries[start:end].tobytes())
 
     def read(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The entries of one file after the other: (keys, prompts)."""

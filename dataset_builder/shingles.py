@@ -5,6 +5,7 @@ hash has a probability of 3e-6."""
 
 import hashlib
 import mmap
+import os
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -69,16 +70,21 @@ class Shingles:
             self._files[name].write(values.tobytes())
         return hashes, starts
 
-    def close(self) -> None:
+    def end_adding(self) -> None:
         """End the adding: from here on sets can be read and compared."""
         for file in self._files.values():
             file.close()
         self._mapped: list[mmap.mmap] = []
         self.texts = self._read("texts", np.uint64, 2)
         self.sizes = self._read("sizes", np.uint32)
-        self._hashes = self._read("hashes", np.uint64)
+        self._files["hashes"] = (self._folder / "hashes").open("rb")
         self._maps = self._read("maps", np.uint64, _MAP_WORDS)
         self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.sizes, dtype=np.int64)])
+
+    def close(self) -> None:
+        """Close the files; the sets can no longer be read."""
+        for file in self._files.values():
+            file.close()
 
     def free(self) -> None:
         """Let go of the pages of the files that have been read: they count as this process's memory until then."""
@@ -97,9 +103,14 @@ class Shingles:
     def of(self, members: np.ndarray) -> np.ndarray:
         """The hashes of `members`' sets, uint64 (members, size of the largest set), filled up with 0, which is none."""
         sizes = self.sizes[members].astype(np.int64)
-        columns = np.arange(sizes.max(initial=1))
-        places = np.minimum(self._starts[members][:, None] + columns, len(self._hashes) - 1)
-        return np.where(columns < sizes[:, None], self._hashes[places], np.uint64(0))
+        found = np.zeros((len(members), int(sizes.max(initial=1))), np.uint64)
+        # Not through a map of the file: around each page that is touched the kernel maps fifteen more, and sets that
+        # lie all over it would soon hold the whole file in memory.
+        into, file = memoryview(found).cast("B"), self._files["hashes"].fileno()
+        places = range(0, found.nbytes, found.shape[1] * 8)
+        for place, start, size in zip(places, (self._starts[members] * 8).tolist(), (sizes * 8).tolist(), strict=True):
+            os.preadv(file, [into[place : place + size]], start)
+        return found
 
     def similar(self, first: np.ndarray, second: np.ndarray, threshold: float) -> np.ndarray:
         """For each pair of numbers, int64 (pairs,) each, whether the sets' Jaccard similarity is `threshold` or more.
@@ -123,8 +134,6 @@ class Shingles:
             both.sort(axis=1)
             shared = ((both[:, 1:] == both[:, :-1]) & (both[:, 1:] != 0)).sum(axis=1)
             near[part] = shared / (total[part] - shared) >= threshold
-            # Sets lie all over the file: some ten thousand of them are as many pages.
-            self.free()
         return near
 
 
