@@ -16,6 +16,8 @@ from dataset_builder.rows import Rows, batched
 from dataset_builder.scene_distance import PAIRS_A_BATCH, Prompts, SceneSimilarity, too_many_edits
 from dataset_builder.schema import Row
 from dataset_builder.step import Step
+from dataset_builder.taxonomy import Taxonomy
+from recipes import BuildConfig
 
 
 class Screen(Step):
@@ -72,7 +74,32 @@ class Screen(Step):
 
     def reason(self, row: Row) -> str | None:
         """Why a row is dropped, or None; the distance of its prompts is left to others."""
-        build = self.workshop.recipe.build
+        return self._rules.reason(row)
+
+    def concepts_in(self, prompt: str) -> set[str]:
+        """As [`ScreeningRules.concepts_in`]."""
+        return self._rules.concepts_in(prompt)
+
+    @cached_property
+    def _rules(self) -> "ScreeningRules":
+        return ScreeningRules(self.workshop.plan.taxonomy, self.workshop.recipe.build)
+
+
+class ScreeningRules:
+    """What a single pair's prompts must be, apart from their distance.
+
+    Args:
+        taxonomy (`Taxonomy`): whose concepts prompts name.
+        build (`BuildConfig`): max_words, max_characters and languages.
+    """
+
+    def __init__(self, taxonomy: Taxonomy, build: BuildConfig) -> None:
+        self._taxonomy, self._build = taxonomy, build
+
+    def reason(self, row: Row) -> str | None:
+        """Why a row fails: the first of the reasons of [`Screen`] but `too_different`, or None. A concept that the
+        taxonomy lacks counts as one of it for this row."""
+        build = self._build
         unsafe, safe = pair = row["unsafe_prompt"], row["safe_prompt"]
         rule = blocked_by(row["category"], row["concept"], *pair)
         if rule:
@@ -88,9 +115,9 @@ class Screen(Step):
         if normalise(unsafe) == normalise(safe):
             return "same_prompts"
         named = self.concepts_in(unsafe)
-        if row["concept"] not in named:
+        if row["concept"] not in named and not self._names_new(row["concept"], unsafe):
             return "unsafe_lacks_concept"
-        if self.concepts_in(safe):
+        if self.concepts_in(safe) or self._names_new(row["concept"], safe):
             return "safe_names_concept"
         if any(name in self._unseen for name in named - {row["concept"]}):
             return "unsafe_names_unseen_concept"
@@ -100,9 +127,13 @@ class Screen(Step):
         """The taxonomy's concepts that `prompt` names, by name or alias; in English in the plural too."""
         return {self._owners[match[1]] for match in self._pattern.finditer(normalise(prompt))}
 
+    def _names_new(self, concept: str, prompt: str) -> bool:
+        name = normalise(concept)
+        return name not in self._owners and bool(name) and self._naming(name).search(normalise(prompt)) is not None
+
     @cached_property
     def _languages(self) -> list[str]:
-        return self.workshop.recipe.build.languages or self.workshop.plan.taxonomy.languages
+        return self._build.languages or self._taxonomy.languages
 
     @cached_property
     def _letters(self) -> re.Pattern[str]:
@@ -110,13 +141,17 @@ class Screen(Step):
 
     @cached_property
     def _owners(self) -> dict[str, str]:
-        concepts = (concept for _, concept in self.workshop.plan.taxonomy.concepts())
+        concepts = (concept for _, concept in self._taxonomy.concepts())
         return {normalise(name): concept.name for concept in concepts for name in concept.names}
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
         # The longest first, so that a name that contains another one wins over it.
         names = sorted(self._owners, key=lambda name: (-len(name), name))
+        # Without a name there is nothing to find, and an empty choice would match everywhere.
+        return self._naming(*names) if names else re.compile(r"(?!)")
+
+    def _naming(self, *names: str) -> re.Pattern[str]:
         plural = "(?:s|es)?" if "en" in self._languages else ""
         # Scripts without spaces have no ends of words either.
         before, after = rf"(?<![^\W{UNSPACED}])", rf"(?![^\W{UNSPACED}])"
@@ -124,4 +159,4 @@ class Screen(Step):
 
     @cached_property
     def _unseen(self) -> set[str]:
-        return {concept.name for _, concept in self.workshop.plan.taxonomy.concepts() if concept.unseen}
+        return {concept.name for _, concept in self._taxonomy.concepts() if concept.unseen}

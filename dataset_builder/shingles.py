@@ -106,7 +106,7 @@ class Shingles:
         found = np.zeros((len(members), int(sizes.max(initial=1))), np.uint64)
         # Not through a map of the file: around each page that is touched the kernel maps fifteen more, and sets that
         # lie all over it would soon hold the whole file in memory.
-        into, file = memoryview(found).cast("B"), self._files["hashes"].fileno()
+        into, file = found.reshape(-1).view(np.uint8).data, self._files["hashes"].fileno()
         places = range(0, found.nbytes, found.shape[1] * 8)
         for place, start, size in zip(places, (self._starts[members] * 8).tolist(), (sizes * 8).tolist(), strict=True):
             os.preadv(file, [into[place : place + size]], start)

@@ -79,6 +79,12 @@ class Write(Step):
                 "name": plan.taxonomy.name,
                 "version": plan.taxonomy.version,
                 "concepts": concepts,
+                # What other spellings mean, for those who check further pairs against this version.
+                "languages": plan.taxonomy.languages,
+                "aliases": {
+                    "categories": {category.name: category.aliases for category in plan.taxonomy.categories},
+                    "concepts": {concept.name: concept.aliases for _, concept in plan.taxonomy.concepts()},
+                },
                 **({"expanded_from": plan.given_taxonomy.name} if plan.given_taxonomy else {}),
             },
             "template": {"name": plan.template.name, "version": plan.template.version},

@@ -1,1 +1,1 @@
-"""Contributed pairs: read as hostile data, checked row by row, and written for a pull request."""
+"""What contribute, review and release share: hostile data read bounded, rows checked, one file written."""
