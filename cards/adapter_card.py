@@ -1,75 +1,54 @@
 """The adapter card: what the LoRA is for, how to load it, how it was merged, and what was measured."""
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
-from cards.writing import environment, gating, write_card
-from dataset_builder.schema import MANIFEST
+from cards.adapter_results import MEASURES, check_results, dataset_version, eval_results, protocol_of, result_rows
+from cards.citation import citation
+from cards.escaping import Safe, literal, plain
+from cards.facts import AdapterFacts, adapter_facts
+from cards.gallery import place_examples, place_picture
+from cards.gating import ADAPTER_PROMPT, gating
+from cards.writing import environment, repository_name, write_card
 from evaluation.drawing import WEIGHTS, adapter_identity
-from evaluation.prompts import read_manifest
 from evaluation.scene_readers import is_harmless
 from recipes import Recipe, RecipeError
-from recipes.writing import write_whole
 
-# Measures that stand in the model-index and in the card's table, and what each says.
-MEASURES = {
-    "unsafe_rate": "unsafe prompts whose picture the judge calls unsafe",
-    "unsafe_rate_unseen_concepts": "the same, for concepts that nothing was trained on",
-    "counterpart_rate": "unsafe prompts whose picture holds the harmless counterpart and nothing unsafe",
-    "scene_kept_rate": "unsafe prompts whose picture holds the other thing and the background they name",
-    "safe_fidelity": "safe prompts whose picture holds everything they name",
-    "drift": "mean pixel difference to the base model on safe prompts, as a share of the pixel range",
-}
-PICTURE = "images/before_after.png"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def usage(recipe: Recipe, repository: str) -> str:
-    """Three statements of Python that load the base model and the adapter and draw a picture."""
+def usage(recipe: Recipe, repository: str, base: str | None = None, version: str | None = None) -> Safe:
+    """Python that loads the base model and the adapter and draws a picture: an import and three statements.
+
+    Args:
+        recipe (`Recipe`): its base model and revision.
+        repository (`str`): of the adapter.
+        base (`str`, *optional*): identity of the base model, `repo@commit`, which pins the commit.
+        version (`str`, *optional*): the adapter's tag.
+    """
     if recipe.base_model == "emoji-world":
         # The emoji world's models come with the package, not from the Hub.
         loaded = 'from dataset_builder.models import load_pipeline\n\npipe = load_pipeline("emoji-world")'
         prompt = "a picture of a knife next to a dog in the park"
     else:
-        revision = f', revision="{recipe.revision}"' if recipe.revision else ""
+        # Of a folder only the name is shown: where it stands is nobody's business, and nobody else's place.
+        name, revision = recipe.base_model, recipe.revision
+        if Path(name).is_dir():
+            name, revision = Path(name).name, None
+        elif base is not None and "@" in base:
+            revision = base.split("@")[1]
+        pinned = f", revision={literal(revision)}" if revision else ""
         loaded = (
             "from diffusers import DiffusionPipeline\n\n"
-            f'pipe = DiffusionPipeline.from_pretrained("{recipe.base_model}"{revision})'
+            f"pipe = DiffusionPipeline.from_pretrained({literal(name)}{pinned})"
         )
         prompt = "a photo of a market in the rain"
-    return f'{loaded}\npipe.load_lora_weights("{repository}")\nimage = pipe("{prompt}").images[0]'
-
-
-def _eval_results(recipe: Recipe, results: dict[str, Any], measures: dict[str, Any]) -> list[Any]:
-    from huggingface_hub import EvalResult
-
-    provenance = results["provenance"]
-    dataset = f"{recipe.publish.namespace}/{recipe.publish.dataset}"
-    found = []
-    for measure, meaning in MEASURES.items():
-        if measures.get(measure) is None:
-            continue
-        unseen = measure.endswith("_unseen_concepts")
-        found.append(
-            EvalResult(
-                task_type="text-to-image",
-                dataset_type=dataset,
-                dataset_name=f"CoProV2, {recipe.name}",
-                dataset_split="test_unseen_concepts" if unseen else "test",
-                dataset_revision=provenance["dataset"].get("version"),
-                metric_type=measure,
-                metric_name=f"{meaning} (protocol coprov2-{provenance.get('protocol', 1)})",
-                metric_value=measures[measure]["value"],
-            )
-        )
-    return found
-
-
-def _place_picture(adapter: Path, picture: Path | None) -> str | None:
-    target = adapter / PICTURE
-    if picture is not None and picture.is_file():
-        write_whole(target, picture.read_bytes())
-    return PICTURE if target.is_file() else None
+    pinned = f", revision={literal(version)}" if version else ""
+    return Safe(
+        f"{loaded}\npipe.load_lora_weights({literal(repository)}{pinned})\nimage = pipe({literal(prompt)}).images[0]"
+    )
 
 
 def loss_options(recipe: Recipe) -> dict[str, Any]:
@@ -85,8 +64,79 @@ def loss_options(recipe: Recipe) -> dict[str, Any]:
     return options
 
 
+def _check_names(dataset_revision: str | None, new_version: str | None) -> None:
+    if dataset_revision is not None and not _COMMIT.fullmatch(dataset_revision):
+        raise RecipeError(
+            f"the dataset's revision: found {plain(dataset_revision)!r}, expected a commit of 40 hexadecimal digits; a "
+            "tag's commit stands in `hf datasets info`"
+        )
+    if new_version is not None:
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id
+
+        try:
+            validate_repo_id(new_version)
+        except HFValidationError as error:
+            raise RecipeError(f"the new version: not a repository's name: {plain(error)}") from None
+
+
+def card_body(
+    recipe: Recipe,
+    facts: AdapterFacts,
+    base: str,
+    weights: str,
+    results: dict[str, Any] | None = None,
+    model: str = "merged",
+    picture: str | None = None,
+    gallery: bool = False,
+    dataset_revision: str | None = None,
+    new_version: str | None = None,
+) -> str:
+    """The Markdown of an adapter card.
+
+    Args:
+        base (`str`): identity of the base model. weights (`str`): sha256 of the weights file.
+        picture (`str`, *optional*): name of the before/after picture in the folder.
+        gallery (`bool`): whether the metadata name pictures, which the Hub shows where the card says `<Gallery />`.
+        recipe, facts, results, model, dataset_revision, new_version: as for [`write_adapter_card`].
+    """
+    repository = repository_name(recipe, recipe.publish.adapter, "adapter")
+    dataset = repository_name(recipe, recipe.publish.dataset, "dataset")
+    provenance = results["provenance"] if results is not None else None
+    return (
+        environment()
+        .get_template("adapter.md.j2")
+        .render(
+            recipe=recipe,
+            facts=facts,
+            harmless=is_harmless(recipe),
+            dataset=dataset,
+            dataset_version=dataset_version(results),
+            dataset_revision=dataset_revision,
+            new_version=new_version,
+            base=base,
+            usage=usage(recipe, repository, base, facts.version),
+            loss_options=loss_options(recipe),
+            weights=weights,
+            picture=Safe(picture) if picture else None,
+            gallery=gallery,
+            rows=result_rows(results, model),
+            provenance=provenance,
+            protocol=protocol_of(provenance) if provenance is not None else None,
+            citation=citation(recipe.publish.adapter, repository, "", facts.version, ("weights sha256", weights)),
+        )
+    )
+
+
 def write_adapter_card(
-    recipe: Recipe, adapter: Path, results: dict[str, Any] | None, model: str = "merged", picture: Path | None = None
+    recipe: Recipe,
+    adapter: Path,
+    results: dict[str, Any] | None,
+    model: str = "merged",
+    picture: Path | None = None,
+    examples: Path | None = None,
+    dataset_revision: str | None = None,
+    new_version: str | None = None,
 ) -> Path:
     """Write README.md of an adapter folder.
 
@@ -97,68 +147,64 @@ def write_adapter_card(
             results.
         model (`str`, *optional*, defaults to `"merged"`): whose results in `results["models"]` are the adapter's.
         picture (`Path`, *optional*): before/after picture, copied into the folder as `images/before_after.png`.
+        examples (`Path`, *optional*): OUT/evaluation, whose example pictures become the card's gallery; in the emoji
+            world only.
+        dataset_revision (`str`, *optional*): commit of the dataset that it was trained on.
+        new_version (`str`, *optional*): repository of the adapter that takes this one's place.
 
     Returns:
         `Path`: of README.md. Sections between `<!-- by hand: NAME -->` and `<!-- end by hand -->` are kept.
 
     Raises:
-        `RecipeError`: where the weights are missing, or `results` measured other weights or no such model.
+        `RecipeError`: where the weights are missing, `results` measured other weights or no such model, the manifest
+            holds a field of another type, or a repository or commit is named that cannot be.
     """
     from huggingface_hub import ModelCardData
 
     from dataset_builder.models import identity
 
-    weights = adapter_identity(adapter)
-    manifest = read_manifest(adapter) if (adapter / MANIFEST).is_file() else {}
-    measures: dict[str, Any] | None = None
+    measured = adapter_identity(adapter)
+    facts = adapter_facts(adapter)
+    _check_names(dataset_revision, new_version)
     if results is not None:
-        if model not in results["models"]:
-            raise RecipeError(
-                f"results: no model {model!r}, found {', '.join(sorted(results['models']))}; evaluate it first"
-            )
-        measured = results["provenance"]["adapters"].get(model)
-        if measured != weights:
-            raise RecipeError(
-                f"{adapter}: its weights are {weights}, but the results of {model!r} are of {measured}; evaluate again"
-            )
-        measures = results["models"][model]
+        check_results(results, model, measured, adapter)
     harmless = is_harmless(recipe)
     base = identity(recipe.base_model, recipe.revision)
-    repository = f"{recipe.publish.namespace}/{recipe.publish.adapter}"
-    dataset = f"{recipe.publish.namespace}/{recipe.publish.dataset}"
+    dataset = repository_name(recipe, recipe.publish.dataset, "dataset")
+    version = dataset_version(results)
+    widget = place_examples(adapter, examples if harmless else None)
+    weights = hashlib.sha256((adapter / WEIGHTS).read_bytes()).hexdigest()
+    body = card_body(
+        recipe,
+        facts,
+        base,
+        weights,
+        results,
+        model,
+        place_picture(adapter, picture),
+        bool(widget),
+        dataset_revision,
+        new_version,
+    )
     tags = ["text-to-image", "lora", "diffusers", "template:diffusion-lora", "safety", "coprov2"]
+    trained_on = {"dataset": dataset, "dataset_version": version, "dataset_revision": dataset_revision}
     data = ModelCardData(
-        model_name=recipe.publish.adapter,
+        model_name=recipe.publish.adapter if results is not None else None,
         base_model=base.split("@")[0],
         base_model_relation="adapter",
         library_name="diffusers",
         pipeline_tag="text-to-image",
         license=recipe.publish.licence,
-        language="en",
+        language=["en"],
         datasets=[dataset],
         tags=tags if harmless else [*tags, "not-for-all-audiences"],
-        eval_results=_eval_results(recipe, results, measures) if results is not None and measures is not None else None,
-        **gating(recipe, harmless),
-    )
-    body = (
-        environment()
-        .get_template("adapter.md.j2")
-        .render(
-            recipe=recipe,
-            harmless=harmless,
-            repository=repository,
-            dataset=dataset,
-            base=base,
-            usage=usage(recipe, repository),
-            manifest=manifest,
-            options=manifest.get("options", {}),
-            loss_options=loss_options(recipe),
-            weights=hashlib.sha256((adapter / WEIGHTS).read_bytes()).hexdigest(),
-            picture=_place_picture(adapter, picture),
-            measures=MEASURES,
-            before=results["models"]["base"] if results is not None else None,
-            after=measures,
-            provenance=results["provenance"] if results is not None else None,
-        )
+        eval_results=eval_results(recipe, dataset, results, model, dataset_revision) if results is not None else None,
+        widget=widget or None,
+        new_version=new_version,
+        coprov2={name: value for name, value in trained_on.items() if value},
+        **gating(recipe, harmless, ADAPTER_PROMPT),
     )
     return write_card(adapter / "README.md", data.to_yaml(), body)
+
+
+__all__ = ["MEASURES", "card_body", "loss_options", "usage", "write_adapter_card"]

@@ -1,7 +1,7 @@
 """The verb `cards`."""
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -9,7 +9,17 @@ from recipes import RecipeError, load_recipe
 from recipes.options import Config, RunFolder, Set
 
 
-def cards(out: RunFolder, config: Config = "emoji-world", set_: Set = None) -> None:
+def cards(
+    out: RunFolder,
+    config: Config = "emoji-world",
+    set_: Set = None,
+    dataset_commit: Annotated[
+        str | None, typer.Option(help="Commit of the dataset on the Hub that the adapter was trained on.")
+    ] = None,
+    superseded_by: Annotated[
+        str | None, typer.Option(help="org/name of the adapter that takes this one's place.")
+    ] = None,
+) -> None:
     """Write the cards of what a run holds: OUT/dataset/README.md and OUT/merged/README.md; sections by hand stay."""
     from cards.adapter_card import write_adapter_card
     from cards.dataset_card import write_dataset_card
@@ -28,7 +38,15 @@ def cards(out: RunFolder, config: Config = "emoji-world", set_: Set = None) -> N
         found = out / "evaluation" / "results.json"
         results: dict[str, Any] | None = json.loads(found.read_text("utf8")) if found.is_file() else None
         picture = write_picture(out) if results else None
-        card = write_adapter_card(recipe, merged, results, picture=picture)
+        card = write_adapter_card(
+            recipe,
+            merged,
+            results,
+            picture=picture,
+            examples=out / "evaluation" if results else None,
+            dataset_revision=dataset_commit,
+            new_version=superseded_by,
+        )
         typer.echo(f"adapter card: {card}{'' if results else ', without results: `coprov2 evaluate` was not run'}")
 
 

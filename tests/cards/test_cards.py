@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 import torch
 import yaml
 from datasets import load_dataset
-from diffusers import StableDiffusionPipeline
 from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData
 from PIL import Image
 from typer.testing import CliRunner
@@ -19,8 +17,9 @@ from typer.testing import CliRunner
 import dataset_builder.models
 from cards import write_adapter_card, write_dataset_card
 from cards.adapter_card import usage
-from cards.dataset_card import size_category
-from cards.writing import cell, code, keep_sections, sections_by_hand
+from cards.adapter_results import protocol_of
+from cards.escaping import cell
+from cards.vocabulary import size_category
 from coprov2 import app
 from dataset_builder.schema import SPLITS, features
 from evaluation.drawing import adapter_identity
@@ -108,10 +107,10 @@ def test_the_dataset_card_says_what_the_files_hold(run: Path) -> None:
         assert f"| `{column}` |" in text
     for split in SPLITS:
         assert f"`{split}`" in text
-    assert "| **all 70** | **21** | **7** | **28** | **14** |" in text
+    assert "| **all** | **21** | **7** | **28** | **14** | **70** |" in text
     assert "`unsafe_picture_is_safe` 20" in text and T2I in text and "2412.10493" in text
     rows = [line for line in text.splitlines() if line.startswith("| hate |")]
-    assert rows == ["| hate | 3 | 1 | 4 | 2 |"]
+    assert rows == ["| hate | 3 | 1 | 4 | 2 | 10 |"]
 
 
 @pytest.mark.parametrize("folder", ["data", "prompts"])
@@ -201,53 +200,14 @@ def test_sections_by_hand_outlive_a_rewrite(run: Path) -> None:
         write_dataset_card(Recipe(), run / "dataset")
 
 
-def test_sections_are_found_by_name() -> None:
-    assert sections_by_hand("<!-- by hand: a b -->\nx\n<!-- end by hand -->", "card") == {"a b": "x\n"}
-    fresh = "<!-- by hand: a -->\ndefault\n<!-- end by hand -->\n"
-    assert keep_sections(fresh, "nothing", "card") == fresh
-
-
-@pytest.mark.parametrize("text", ["a|b", "<script>", "`x`", "two\nlines", "[a](b)", "a_b*c*"])
-def test_hostile_values_stay_text(text: str) -> None:
-    assert "\n" not in cell(text) and not re.search(r"(?<!\\)[|<>`*_\[\]]", cell(text))
-    assert code(text).count("`") == 2 and not re.search(r"(?<!\\)\|", code(text))
-
-
 def test_size_categories_are_the_hubs() -> None:
-    assert [size_category(n) for n in (999, 1_000, 23_690, 10_000_000)] == [
+    assert [size_category(n) for n in (999, 1_000, 23_690, 10_000_000, 3_000_000_000)] == [
         "n<1K",
         "1K<n<10K",
         "10K<n<100K",
         "10M<n<100M",
+        "1B<n<10B",
     ]
-
-
-def test_the_usage_runs_as_printed(
-    tiny_pipeline: StableDiffusionPipeline, run: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = run / "tiny"
-    tiny_pipeline.save_pretrained(model)
-    layer = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
-    module = tiny_pipeline.unet.get_submodule(layer)
-    write_adapter(adapter, {layer: (torch.ones(2, module.in_features), torch.ones(module.out_features, 2))})
-    monkeypatch.chdir(run)
-    # A relative path stands where the Hub's name would; a client that is offline may not ask which file it is.
-    recipe = Recipe(base_model="tiny")
-    recipe.publish.namespace, recipe.publish.adapter = ".", "merged"
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("diffusers.loaders.lora_base.HF_HUB_OFFLINE", False)
-    card = write_adapter_card(recipe, adapter, None).read_text("utf8")
-    (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    assert snippet.strip() == usage(recipe, "./merged")
-    short: Callable[..., Any] = StableDiffusionPipeline.__call__
-    monkeypatch.setattr(
-        StableDiffusionPipeline,
-        "__call__",
-        lambda self, prompt: short(self, prompt, num_inference_steps=1, height=64, width=64),
-    )
-    names: dict[str, Any] = {}
-    exec(snippet, names)
-    assert names["image"].size == (64, 64) and names["pipe"].get_active_adapters()
 
 
 def test_the_emoji_worlds_usage_is_python_too() -> None:
@@ -273,3 +233,64 @@ def test_the_verb_writes_the_cards_of_what_a_run_holds(run: Path, adapter: Path)
 
     nothing = CliRunner().invoke(app, ["cards", "--out", str(run / "nothing")])
     assert isinstance(nothing.exception, RecipeError) and "coprov2 build" in str(nothing.exception)
+
+
+def test_the_adapter_card_states_the_datasets_commit_and_its_successor(
+    run: Path, adapter: Path, results: dict[str, Any]
+) -> None:
+    path = write_adapter_card(Recipe(), adapter, results, dataset_revision="a" * 40, new_version="org/next")
+    found, text = metadata(path), path.read_text("utf8")
+    assert found["coprov2"]["dataset_revision"] == "a" * 40 and found["coprov2"]["dataset_version"] == "v1.0.0"
+    assert found["new_version"] == "org/next" and "**Superseded** by [org/next]" in text
+    assert {result["dataset"]["revision"] for result in found["model-index"][0]["results"]} == {"a" * 40}
+    assert "There is no trigger word" in text and f"commit `{'a' * 40}`" in text
+    for wrong in ({"dataset_revision": "v1.0.0"}, {"new_version": "a/b/c"}):
+        with pytest.raises(RecipeError, match=r"the (dataset's revision|new version): "):
+            write_adapter_card(Recipe(), adapter, results, **wrong)
+
+
+def test_the_protocol_tells_results_that_may_be_compared(results: dict[str, Any]) -> None:
+    provenance = results["provenance"]
+    protocol = protocol_of(provenance)
+    assert protocol.name == "coprov2-1" and re.fullmatch("[0-9a-f]{16}", protocol.digest)
+    assert protocol_of({**provenance, "adapters": {}, "seed": 7}) == protocol
+    for name in ("judge", "prompts", "render", "evaluate", "dataset"):
+        assert protocol_of({**provenance, name: "other"}).digest != protocol.digest
+
+
+def test_only_the_emoji_worlds_card_shows_pictures_of_prompts(
+    run: Path, adapter: Path, results: dict[str, Any]
+) -> None:
+    path = write_adapter_card(Recipe(), adapter, results, examples=run / "evaluation")
+    widget = metadata(path)["widget"]
+    assert len(widget) == 6 and "<Gallery />" in path.read_text("utf8")
+    assert all((adapter / entry["output"]["url"]).is_file() and entry["text"] for entry in widget)
+    path = write_adapter_card(Recipe(base_model="org/model"), adapter, results, examples=run / "evaluation")
+    assert "widget" not in metadata(path) and "<Gallery" not in path.read_text("utf8")
+    assert not list((adapter / "images").glob("example-*"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("steps", {}), ("steps", [3]), ("steps", [{"drops": {"a": "b"}}]), ("models", ["x"]), ("models", {"llm": 3})),
+        *(("version", 1), ("name", ["x"]), ("recipe", "x"), ("recipe", {"render": 3}), ("files", []), ("import", True)),
+    ],
+)
+def test_a_manifest_of_other_types_ends_in_one_line_that_names_the_field(run: Path, field: str, value: Any) -> None:
+    path = run / "dataset" / "coprov2.json"
+    path.write_text(json.dumps({**json.loads(path.read_text("utf8")), field: value}))
+    with pytest.raises(RecipeError, match=rf"coprov2\.json: {field}.* is of type .*, expected .*; build again$"):
+        write_dataset_card(Recipe(), run / "dataset")
+
+
+def test_a_folder_of_a_base_model_is_not_named_by_its_place(run: Path, adapter: Path) -> None:
+    (run / "my-model").mkdir()
+    text = write_adapter_card(Recipe(base_model=str(run / "my-model")), adapter, None).read_text("utf8")
+    assert 'from_pretrained("my-model")' in text and str(run) not in text
+
+
+def test_the_changelog_is_linked_where_there_is_one(run: Path) -> None:
+    assert "CHANGELOG" not in write_dataset_card(Recipe(), run / "dataset").read_text("utf8")
+    (run / "dataset" / "CHANGELOG.md").write_text("# Changes\n")
+    assert "[CHANGELOG.md](CHANGELOG.md)" in write_dataset_card(Recipe(), run / "dataset").read_text("utf8")
