@@ -46,12 +46,32 @@ def one_line(what: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         status = status_of(error)
         hint = {401: "; log in by `hf auth login`", 403: "; your token may not do this, or access is not granted yet"}
-        said = (getattr(error, "server_message", None) or str(error)).strip().splitlines()[-1]
+        said = _printable(getattr(error, "server_message", None) or str(error))
         raise HubError(f"{what}: the Hub answered {status}: {said}{hint.get(status or 0, '')}") from None
     except LocalTokenNotFoundError:
         raise HubError(f"{what}: no token; log in by `hf auth login`") from None
     except (httpx.TransportError, OfflineModeIsEnabled, ConnectionError) as error:
-        raise HubError(f"{what}: the Hub cannot be reached: {error}") from None
+        raise HubError(f"{what}: the Hub cannot be reached: {_printable(str(error))}") from None
+    except RuntimeError as error:
+        # So the client says that a transfer failed, over LFS (the cause is its own error) as over Xet.
+        if not _is_of_the_client(error):
+            raise
+        said = _printable(str(error.__cause__ or error))
+        raise HubError(f"{what}: the transfer broke off: {said}; run the same command again") from None
+
+
+def _is_of_the_client(error: BaseException) -> bool:
+    """Whether an error was raised by the client's own code, or by what it calls that is no Python."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("huggingface_hub.")
+
+
+def _printable(text: str) -> str:
+    """The last line of what a Hub said, without control characters."""
+    lines = text.strip().splitlines() or ["no reason given"]
+    return "".join(letter if letter.isprintable() else " " for letter in lines[-1])
 
 
 def read_tree(api: Any, name: str, repo_type: str, revision: str) -> dict[str, Any]:

@@ -5,13 +5,12 @@ Nothing here talks to a Hub."""
 import fnmatch
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
+from cards.validation import check_card
 from dataset_builder.schema import MANIFEST
 from evaluation.drawing import WEIGHTS
 from evaluation.prompts import read_manifest
@@ -19,11 +18,13 @@ from recipes import RecipeError
 
 Kind = Literal["data", "adapter"]
 REPO_TYPES: dict[str, str] = {"data": "dataset", "adapter": "model"}
-CARD = "README.md"
+CARD, CHANGELOG = "README.md", "CHANGELOG.md"
+# Where people's pairs lie until a release takes them in; no part of a version, so never pulled and never pushed over.
+CONTRIBUTIONS = "contributions/"
 _PICTURES = tuple(f"images/*.{suffix}" for suffix in ("png", "jpg", "jpeg", "webp"))
 _COMMON = (CARD, MANIFEST, "LICENSE", "LICENSE.*", "*.LICENSE", ".gitattributes", *_PICTURES)
 ALLOWED: dict[str, tuple[str, ...]] = {
-    "data": (*_COMMON, "data/*.parquet", "prompts/*.parquet"),
+    "data": (*_COMMON, CHANGELOG, "data/*.parquet", "prompts/*.parquet"),
     "adapter": (*_COMMON, WEIGHTS, "training.json"),
 }
 # Folders whose files belong to the published version alone: what a new version lacks there goes away.
@@ -102,10 +103,11 @@ def check_folder(kind: Kind, folder: Path) -> dict[str, LocalFile]:
     for name in needed:
         if name not in files:
             raise FolderError(f"{folder / name}: missing; a repository of kind {kind} needs {', '.join(needed)}")
-    if kind == "data" and not any(name.startswith("data/") for name in files):
-        raise FolderError(f"{folder / 'data'}: holds no Parquet file; build the dataset first")
+    # Data that was imported without pictures has the config `prompts` alone.
+    if kind == "data" and not any(name.endswith(".parquet") for name in files):
+        raise FolderError(f"{folder}: neither data/ nor prompts/ holds a Parquet file; build the dataset first")
     check_manifest(kind, folder, files)
-    _check_card(folder / CARD)
+    _check_card(kind, folder / CARD, files)
     for name, file in files.items():
         _check_readable(name, file.path)
     return files
@@ -146,6 +148,12 @@ def check_manifest(kind: str, folder: Path, files: dict[str, LocalFile]) -> int:
     return len(stated)
 
 
+def version_numbers(version: str) -> tuple[int, int, int]:
+    """(major, minor, patch) of a version that `VERSION` matches."""
+    major, minor, patch = version[1:].split(".")
+    return int(major), int(minor), int(patch)
+
+
 def version_of(folder: Path) -> str | None:
     """The version that the folder's manifest states, or None.
 
@@ -158,14 +166,13 @@ def version_of(folder: Path) -> str | None:
     return version
 
 
-def _check_card(path: Path) -> None:
-    match = re.match(r"---\n(.*?)\n---\n", path.read_text("utf8"), re.DOTALL)
+def _check_card(kind: Kind, path: Path, names: Collection[str]) -> None:
     try:
-        metadata = yaml.safe_load(match[1]) if match else None
-    except yaml.YAMLError as error:
-        raise FolderError(f"{path}: its metadata is not YAML ({str(error).splitlines()[0]})") from None
-    if not isinstance(metadata, dict) or "license" not in metadata:
-        raise FolderError(f"{path}: no metadata with a license at its top; `coprov2 quickstart` or `cards` writes it")
+        check_card(path.read_text("utf8"), kind, str(path), names)
+    except UnicodeDecodeError:
+        raise FolderError(f"{path}: is not UTF-8; `coprov2 cards` writes it anew") from None
+    except RecipeError as error:
+        raise FolderError(str(error)) from None
 
 
 def _check_readable(name: str, path: Path) -> None:

@@ -1,18 +1,24 @@
 """Fetch a dataset or adapter repository into a folder, and check by checksums that it is what was published.
 
-Only files that such a repository should hold are fetched; everything else in it is counted, and left there."""
+Only files that such a repository should hold are fetched; everything else in it is counted, and left there. What was
+fetched before, by a pull that was killed too, is not fetched again: the client keeps parts beside the files."""
 
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dataset_builder.disk import disk_full_said
 from dataset_builder.schema import MANIFEST
 from evaluation.drawing import WEIGHTS
+from evaluation.prompts import read_manifest
 from hub.client import HubError, check_name, is_same, one_line, read_tree
 from hub.folders import (
     CARD,
     OWNED,
     REPO_TYPES,
+    VERSION,
     FolderError,
     Kind,
     LocalFile,
@@ -21,6 +27,11 @@ from hub.folders import (
     read_file,
     version_of,
 )
+from hub.published import LARGEST_TEXT, read_remote_text
+
+# Bytes that stay free on the disk, and a repository's files at most: the Hub advises fewer than 100,000.
+_SPARE = 64 << 20
+_MOST_FILES = 100_000
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,9 @@ def pull(kind: Kind, source: str, out: Path, api: Any = None) -> Pulled:
         `Pulled`: what came.
 
     Raises:
-        `HubError`: where the Hub refuses, or a file differs from its checksum on the Hub.
+        `HubError`: where the Hub refuses, a file differs from its checksum on the Hub, the repository is larger than
+            the disk, or a tag has been moved: it stands at another version than its name says, or at other content than
+            what the folder holds of the same version.
         `FolderError`: where a file differs from the manifest, or `out` holds files of another version.
     """
     from huggingface_hub import HfApi
@@ -70,11 +83,14 @@ def pull(kind: Kind, source: str, out: Path, api: Any = None) -> Pulled:
         # .gitattributes is the Hub's own note of what it stores as LFS.
         tree.pop(".gitattributes", None)
         wanted = sorted(path for path in tree if is_allowed(kind, path))
+        _check_sizes(out, {path: tree[path].size for path in wanted}, source)
+        _check_version(api, name, repo_type, version, tree, revision, out)
         _check_place(kind, out, set(wanted), source)
         # Pinned to the commit, so that a head that moves meanwhile cannot mix two versions.
-        api.snapshot_download(
-            name, repo_type=repo_type, revision=revision, local_dir=out, allow_patterns=wanted or [CARD]
-        )
+        with disk_full_said(out):
+            api.snapshot_download(
+                name, repo_type=repo_type, revision=revision, local_dir=out, allow_patterns=wanted or [CARD]
+            )
     files = {path: read_file(out / path) for path in wanted}
     for path, file in files.items():
         if not is_same(file, tree[path]):
@@ -84,6 +100,46 @@ def pull(kind: Kind, source: str, out: Path, api: Any = None) -> Pulled:
     size = sum(file.size for file in files.values())
     left = sorted(path for path in tree if path not in files)
     return Pulled(name, revision, version_of(out), out, len(files), size, checked, left)
+
+
+def _check_sizes(out: Path, sizes: dict[str, int], source: str) -> None:
+    """Refuse before anything is fetched what no dataset or adapter of ours is like, or the disk has no room for."""
+    if len(sizes) > _MOST_FILES:
+        raise HubError(f"{source}: has {len(sizes):,} files, expected {_MOST_FILES:,} at most")
+    for path, size in sizes.items():
+        if size > LARGEST_TEXT and not path.endswith((".parquet", ".safetensors")):
+            raise HubError(f"{source}: {path} has {size:,} bytes, expected {LARGEST_TEXT:,} at most")
+    held = {path: (out / path).stat().st_size for path in sizes if (out / path).is_file()}
+    needed = sum(size for path, size in sizes.items() if held.get(path) != size)
+    place = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    if needed and needed + _SPARE > free:
+        raise HubError(f"{source}: needs {needed:,} bytes, and {place} has {free:,} free; pull to another disk")
+
+
+def _check_version(
+    api: Any, name: str, repo_type: str, version: str | None, tree: dict[str, Any], revision: str, out: Path
+) -> None:
+    """Refuse a tag that was moved, as far as the manifests tell."""
+    text = read_remote_text(api, name, tree, MANIFEST, revision, repo_type)
+    try:
+        found = json.loads(text).get("version") if text else None
+    except (ValueError, AttributeError, RecursionError):
+        raise HubError(f"{name}: {MANIFEST} is no JSON object; push it again") from None
+    if found is None:
+        return
+    if version is not None and VERSION.fullmatch(version) and found != version:
+        raise HubError(
+            f"{name}: the tag {version} stands at {revision}, whose manifest says {found!r}: the tag was moved or set "
+            f"by hand; pull {name} at the commit that you trust"
+        )
+    if (out / MANIFEST).is_file():
+        held = read_manifest(out)
+        if held.get("version") == found and held != json.loads(text):
+            raise HubError(
+                f"{out}: holds {found} with another manifest than {name} has now: the version was changed, which never "
+                f"should happen; keep this copy, and pull what is there now into an empty folder"
+            )
 
 
 def _check_whole(kind: str, files: dict[str, LocalFile], source: str) -> None:

@@ -1,20 +1,39 @@
 """Send a dataset or adapter folder to the Hub: one commit, nothing that is there already, verified, tagged.
 
-`hub.folders` checks the folder; the card in it is sent as it is."""
+`hub.folders` checks the folder; what push and release share stands in `hub.publishing`."""
 
-from dataclasses import dataclass, field
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hub.client import HubError, check_name, content_id, is_same, one_line, read_tree, status_of
-from hub.folders import OWNED, REPO_TYPES, VERSION, Kind, LocalFile, check_folder, version_of
-
-ATTEMPTS = 5
+from cards.sections import merge_remote_sections
+from evaluation.prompts import read_manifest
+from hub.client import HubError, check_name, is_same, one_line, read_tree, status_of
+from hub.folders import CARD, REPO_TYPES, VERSION, Kind, LocalFile, check_folder, read_file, version_numbers, version_of
+from hub.published import contributed_pairs, read_published_manifest, read_remote_text
+from hub.publishing import (
+    ATTEMPTS,
+    HeadMoved,
+    check_tag,
+    content_ids,
+    differing,
+    operations_for,
+    pause,
+    put_tag,
+    read_tags,
+    send_commit,
+    verify,
+)
+from recipes import RecipeError
+from recipes.writing import write_whole
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push did: the repository and its commit, the files by what became of them, and the tag, if any."""
+    """What a push did: the repository and its commit, the files by what became of them, the tag, if any, and whether
+    the card keeps text by hand that only the one on the Hub had."""
 
     repository: str
     revision: str
@@ -23,6 +42,7 @@ class Pushed:
     unchanged: list[str] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
     tag: str | None = None
+    kept: bool = False
 
 
 def push(
@@ -66,25 +86,23 @@ def push(
         raise HubError(f"--tag {tag}: expected vMAJOR.MINOR.PATCH such as v1.0.0")
     files = check_folder(kind, folder)
     api, repo_type = api or HfApi(), REPO_TYPES[kind]
-    with one_line(to):
+    with one_line(to), tempfile.TemporaryDirectory(prefix="coprov2-push-") as place:
         created = _make_repository(api, to, repo_type, private, gated)
-        tagged = _tags(api, to, repo_type)
+        tagged = read_tags(api, to, repo_type)
+        card = _Card(api, to, repo_type, Path(place))
         if tag in tagged:
-            _check_tag(api, to, repo_type, tag, tagged[tag], files)
-            unchanged = sorted(files)
-            return Pushed(to, tagged[tag], created, unchanged=unchanged, tag=tag)
-        pushed = _commit(api, to, repo_type, files, created, f"Publish {tag or folder.name}")
-        _verify(read_tree(api, to, repo_type, pushed.revision), files, f"{to} at {pushed.revision}")
+            with suppress(RecipeError):
+                files = card.merge(files, read_tree(api, to, repo_type, tagged[tag]), tagged[tag])
+            check_tag(api, to, repo_type, tag, tagged[tag], files)
+            return Pushed(to, tagged[tag], created, unchanged=sorted(files), tag=tag)
+        if kind == "data" and not created:
+            _check_succession(api, to, folder, tag)
+        pushed, files = _commit(api, to, repo_type, files, created, f"Publish {tag or folder.name}", card)
+        verify(read_tree(api, to, repo_type, pushed.revision), files, f"{to} at {pushed.revision}")
         if tag is None:
             return pushed
-        try:
-            api.create_tag(to, tag=tag, revision=pushed.revision, repo_type=repo_type)
-        except Exception as error:
-            if status_of(error) != 409:
-                raise
-            # Somebody was faster; right only if the tag names the same content.
-            _check_tag(api, to, repo_type, tag, _tags(api, to, repo_type)[tag], files)
-        return Pushed(to, pushed.revision, created, pushed.uploaded, pushed.unchanged, pushed.deleted, tag)
+        commit = put_tag(api, to, repo_type, tag, pushed.revision, files)
+        return replace(pushed, revision=commit, tag=tag)
 
 
 def _make_repository(api: Any, to: str, repo_type: str, private: bool, gated: bool) -> bool:
@@ -105,66 +123,77 @@ def _make_repository(api: Any, to: str, repo_type: str, private: bool, gated: bo
     return created
 
 
-def _tags(api: Any, to: str, repo_type: str) -> dict[str, str]:
-    return {ref.name: ref.target_commit for ref in api.list_repo_refs(to, repo_type=repo_type).tags}
+def _check_succession(api: Any, to: str, folder: Path, tag: str | None) -> None:
+    """Refuse to put an older version on top of a newer one, or one without the pairs that people contributed.
 
-
-def _check_tag(api: Any, to: str, repo_type: str, tag: str, commit: str, files: dict[str, LocalFile]) -> None:
-    tree = read_tree(api, to, repo_type, commit)
-    differing = _differing(tree, files)
-    if differing:
+    Raises:
+        `HubError`: where `folder` would take away what a release has taken in. A new major version may."""
+    published, own = read_published_manifest(api, to, "main"), read_manifest(folder)
+    found = published.get("version")
+    if tag is None or not isinstance(found, str) or not VERSION.fullmatch(found):
+        return
+    if version_numbers(tag) < version_numbers(found):
+        raise HubError(f"{to}: holds {found} already, and {tag} is not after it; build it as a later version")
+    lost = contributed_pairs(published) - contributed_pairs(own)
+    if lost > 0 and version_numbers(tag)[0] == version_numbers(found)[0]:
         raise HubError(
-            f"{to}: the tag {tag} stands at other content ({differing[0]} differs); a tag never moves, "
-            "so build the change as a new version (build.version)"
+            f"{to}: its {found} holds {lost} contributed pairs that {folder} lacks; add to it by `coprov2 contribute` "
+            f"and `coprov2 release {to}`, or build a new major version (build.version)"
         )
 
 
-def _differing(tree: dict[str, Any], files: dict[str, LocalFile]) -> list[str]:
-    """Names of files that are not the same in a repository's tree and here; `.gitattributes` and what others
-    contributed do not count."""
-    changed = [name for name, file in files.items() if name not in tree or not is_same(file, tree[name])]
-    return sorted(changed) + sorted(name for name in tree if name.startswith(OWNED) and name not in files)
+class _Card:
+    """The card to be sent, which keeps what people wrote by hand into the one on the Hub."""
+
+    def __init__(self, api: Any, to: str, repo_type: str, place: Path) -> None:
+        self._api, self._to, self._repo_type, self._place = api, to, repo_type, place
+
+    def merge(self, files: dict[str, LocalFile], tree: dict[str, Any], commit: str) -> dict[str, LocalFile]:
+        """`files` with the card that is to be sent on top of a commit.
+
+        Raises:
+            `RecipeError`: where a section was written by hand both here and there, and neither text holds the other.
+        """
+        if CARD not in tree or is_same(files[CARD], tree[CARD]):
+            return files
+        theirs = read_remote_text(self._api, self._to, tree, CARD, commit, self._repo_type)
+        ours = files[CARD].path.read_text("utf8")
+        merged = merge_remote_sections(ours, theirs)
+        if merged == ours:
+            return files
+        write_whole(self._place / CARD, merged)
+        return {**files, CARD: read_file(self._place / CARD)}
 
 
-def _verify(tree: dict[str, Any], files: dict[str, LocalFile], where: str) -> None:
-    differing = _differing(tree, files)
-    if differing:
-        raise HubError(f"{where}: {differing[0]} is not what was sent, by its checksum; push again")
-
-
-def _commit(api: Any, to: str, repo_type: str, files: dict[str, LocalFile], created: bool, message: str) -> Pushed:
-    """One commit on top of the head; tried again where the head moved or the Hub asks for it."""
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-
+def _commit(
+    api: Any, to: str, repo_type: str, given: dict[str, LocalFile], created: bool, message: str, card: _Card
+) -> tuple[Pushed, dict[str, LocalFile]]:
+    """One commit on top of the head; tried again where the head moved or the Hub asks for it. Beside what it did, the
+    files as they were sent."""
     seen: dict[str, str] | None = None
     for attempt in range(ATTEMPTS):
         head = api.repo_info(to, repo_type=repo_type).sha
         tree = read_tree(api, to, repo_type, head)
-        differing = _differing(tree, files)
-        uploads = [name for name in differing if name in files]
-        deletions = [name for name in differing if name not in files]
-        ids = {name: content_id(remote) for name, remote in tree.items()}
+        files = card.merge(given, tree, head)
+        wrong = differing(tree, files)
+        uploads = [name for name in wrong if name in files]
+        deletions = [name for name in wrong if name not in files]
+        ids = content_ids(tree)
         if seen is not None:
-            others = [name for name in differing if ids.get(name) != seen.get(name)]
+            others = [name for name in wrong if ids.get(name) != seen.get(name)]
             if others:
                 raise HubError(
                     f"{to}: somebody else changed {others[0]} during this push; pull it, look, and push again"
                 )
         seen = ids
         unchanged = sorted(set(files) - set(uploads))
-        if not differing:
-            return Pushed(to, head, created, unchanged=unchanged)
-        operations = [
-            *(CommitOperationAdd(name, files[name].path) for name in uploads),
-            *(CommitOperationDelete(name) for name in deletions),
-        ]
+        if not wrong:
+            return Pushed(to, head, created, unchanged=unchanged), files
+        operations = operations_for(tree, head, files, uploads, deletions)
         try:
-            info = api.create_commit(
-                to, operations, commit_message=message, repo_type=repo_type, revision="main", parent_commit=head
-            )
-        except Exception as error:
-            if status_of(error) not in (409, 412) or attempt == ATTEMPTS - 1:
-                raise
+            commit = send_commit(api, to, repo_type, operations, message, head)
+        except HeadMoved:
+            pause(attempt)
             continue
-        return Pushed(to, info.oid, created, uploads, unchanged, deletions)
-    raise AssertionError("the last attempt returns or raises")
+        return Pushed(to, commit, created, uploads, unchanged, deletions, kept=files[CARD] != given[CARD]), files
+    raise HubError(f"{to}: somebody else was faster {ATTEMPTS} times; push again")

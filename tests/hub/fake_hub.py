@@ -21,6 +21,7 @@ class Commit:
     oid: str
     files: dict[str, bytes]
     parent: str | None
+    title: str = ""
 
 
 @dataclass
@@ -31,13 +32,13 @@ class Repository:
     head: str = ""
     tags: dict[str, str] = field(default_factory=dict)
 
-    def commit(self, files: dict[str, bytes]) -> str:
+    def commit(self, files: dict[str, bytes], title: str = "") -> str:
         """Put a commit on top of main."""
         content = repr(
             (self.head, len(self.commits), sorted((n, hashlib.sha256(d).hexdigest()) for n, d in files.items()))
         )
         oid = hashlib.sha1(content.encode()).hexdigest()
-        self.commits[oid] = Commit(oid, files, self.head or None)
+        self.commits[oid] = Commit(oid, files, self.head or None, title)
         self.head = oid
         return oid
 
@@ -192,6 +193,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._tag(repository, parts[1], json.loads(body)["tag"])
         elif verb == "tree":
             self._tree(repository, parts[1])
+        elif verb == "paths-info":
+            self._paths_info(repository, parts[1], body)
+        elif verb == "commits":
+            self._commits(repository, parts[1])
         elif verb == "preupload":
             files = json.loads(body)["files"]
             mode = {True: "lfs", False: "regular"}
@@ -231,6 +236,30 @@ class _Handler(BaseHTTPRequestHandler):
         folders = sorted({path.rsplit("/", 1)[0] for path in commit.files if "/" in path})
         self._send(200, [{"type": "directory", "path": f, "oid": "0" * 40, "size": 0} for f in folders] + files)
 
+    def _paths_info(self, repository: Repository, revision: str, body: bytes) -> None:
+        commit = repository.resolve(revision)
+        if commit is None:
+            self._error(404, "Invalid rev id", "RevisionNotFound")
+            return
+        asked = json.loads(body) if body.startswith(b"{") else parse_qs(body.decode())
+        found = []
+        for path in asked["paths"]:
+            if path in commit.files:
+                entry, last = self._entry(path, commit.files[path]), commit
+                while last.parent and repository.commits[last.parent].files.get(path) == commit.files[path]:
+                    last = repository.commits[last.parent]
+                date = "2026-01-01T00:00:00.000Z"
+                found.append({**entry, "lastCommit": {"id": last.oid, "title": last.title, "date": date}})
+        self._send(200, found)
+
+    def _commits(self, repository: Repository, revision: str) -> None:
+        listed, commit = [], repository.resolve(revision)
+        while commit is not None:
+            date = "2026-01-01T00:00:00.000Z"
+            listed.append({"id": commit.oid, "title": commit.title, "message": "", "authors": [], "date": date})
+            commit = repository.commits.get(commit.parent or "")
+        self._send(200, listed)
+
     def _lfs_batch(self, asked: dict[str, Any]) -> None:
         objects = []
         for wanted in asked["objects"]:
@@ -244,20 +273,21 @@ class _Handler(BaseHTTPRequestHandler):
         hook, self.hub.before_commit = self.hub.before_commit, None
         if hook is not None:
             hook(repository)
-        files = dict(repository.commits[repository.head].files)
+        files, title = dict(repository.commits[repository.head].files), ""
         for line in body.splitlines():
             operation = json.loads(line)
             key, value = operation["key"], operation["value"]
             if key == "header" and value.get("parentCommit") not in (None, repository.head):
                 self._error(412, "The branch was updated since you opened this page. Please refresh and try again.")
                 return
+            title = value["summary"] if key == "header" else title
             if key == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif key == "lfsFile":
                 files[value["path"]] = self.hub.store[value["oid"]]
             elif key == "deletedFile":
                 del files[value["path"]]
-        oid = repository.commit(files)
+        oid = repository.commit(files, title)
         self._send(
             200,
             {"success": True, "commitOid": oid, "commitUrl": f"{self.hub.url}/{name}/commit/{oid}", "hookOutput": ""},

@@ -13,7 +13,7 @@ from hub.folders import FolderError, check_folder, is_allowed, read_file, versio
 def test_a_whole_folder_passes_with_true_checksums(dataset: Path, adapter: Path) -> None:
     files = check_folder("data", dataset)
     assert set(files) == {
-        *("README.md", "coprov2.json"),
+        *("README.md", "coprov2.json", "images/splits.png"),
         *(f"{folder}/{split}-00000-of-00001.parquet" for folder in ("data", "prompts") for split in ("train", "test")),
     }
     for name, file in files.items():
@@ -49,7 +49,8 @@ def test_anything_else_in_the_folder_is_refused(dataset: Path, name: str) -> Non
 
 def test_a_link_is_refused_wherever_it_leads(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x")
-    for name, target in (("LICENSE", tmp_path / "secret"), ("images", tmp_path), ("LICENSE", dataset / "README.md")):
+    card = dataset / "README.md"
+    for name, target in (("LICENSE", tmp_path / "secret"), ("images/a.png", tmp_path), ("LICENSE", card)):
         (dataset / name).symlink_to(target)
         with pytest.raises(FolderError, match="is a link"):
             check_folder("data", dataset)

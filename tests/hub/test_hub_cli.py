@@ -31,7 +31,7 @@ def test_push_takes_its_manners_from_the_recipe(monkeypatch: pytest.MonkeyPatch,
     assert said.exit_code == 0 and "coprov2/coprov2-emoji-world at abc, tag v1.0.0" in said.output
     assert "new repository, 1 files sent" in said.output
     CliRunner().invoke(
-        app, ["push", "adapter", str(tmp_path), "--to", "me/mine", "--public", "--open", "--tag", "v1.0.0"]
+        app, ["push", "adapter", str(tmp_path), "--to", "me/mine", "--public", "--yes", "--open", "--tag", "v1.0.0"]
     )
     CliRunner().invoke(app, ["push", "adapter", str(tmp_path), "--set", "publish.namespace=lab"])
     assert calls == [

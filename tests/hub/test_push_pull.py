@@ -2,16 +2,21 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from datasets import load_dataset
 from huggingface_hub import HfApi
 
+from cards import write_dataset_card
 from hub.client import HubError
 from hub.folders import FolderError
+from hub.publishing import commit_of
 from hub.pull import pull
 from hub.push import push
+from recipes import Recipe, RecipeError
 from tests.hub.fake_hub import FakeHub, Repository
 
 NAME = "org/data"
@@ -104,10 +109,10 @@ def test_a_commit_is_tried_again(hub: FakeHub, api: HfApi, dataset: Path, status
 
 
 def test_it_gives_up_in_the_end(hub: FakeHub, api: HfApi, dataset: Path) -> None:
-    hub.faults += [("POST", "/commit/main$", 412)] * 9
-    with pytest.raises(HubError, match="answered 412"):
+    hub.faults += [("POST", "/commit/main$", 412)] * 30
+    with pytest.raises(HubError, match="somebody else was faster 20 times"):
         push("data", dataset, NAME, api=api)
-    assert len(hub.seen("POST", "/commit/main$")) == 5
+    assert len(hub.seen("POST", "/commit/main$")) == 20
 
 
 def test_what_somebody_else_adds_meanwhile_is_kept(hub: FakeHub, api: HfApi, dataset: Path, tmp_path: Path) -> None:
@@ -153,7 +158,9 @@ def test_a_repository_that_differs_from_what_was_sent_is_noticed(
 
 
 def _spoil(commit):  # type: ignore[no-untyped-def]
-    return lambda self, files: commit(self, {n: b"spoiled" if n.endswith(".parquet") else d for n, d in files.items()})
+    return lambda self, files, title="": commit(
+        self, {n: b"spoiled" if n.endswith(".parquet") else d for n, d in files.items()}
+    )
 
 
 def test_a_pull_notices_a_file_that_the_manifest_does_not_know(
@@ -215,3 +222,164 @@ def test_the_fake_hub_names_files_as_git_and_lfs_do(hub: FakeHub, api: HfApi, da
     parquet = tree["data/test-00000-of-00001.parquet"]
     assert parquet.lfs.sha256 == hashlib.sha256((dataset / parquet.path).read_bytes()).hexdigest()
     assert tree["README.md"].lfs is None
+
+
+def renumber(dataset: Path, version: str) -> None:
+    """The same shards under names of another number, as a release gives them when a shard comes behind."""
+    manifest = json.loads((dataset / "coprov2.json").read_text("utf8"))
+    for name in list(manifest["files"]):
+        other = name.replace("00000-of-00001", "00000-of-00002")
+        (dataset / name).rename(dataset / other)
+        manifest["files"][other] = manifest["files"].pop(name)
+    (dataset / "coprov2.json").write_text(json.dumps({**manifest, "version": version}))
+
+
+def test_a_shard_that_is_only_numbered_anew_is_not_sent_again(hub: FakeHub, api: HfApi, dataset: Path) -> None:
+    push("data", dataset, NAME, api=api)
+    # Four shards and the card's picture.
+    assert len(hub.seen("PUT", "/lfs/")) == 5
+    hub.requests.clear()
+    renumber(dataset, "v1.0.1")
+    pushed = push("data", dataset, NAME, api=api)
+    # Neither sent nor asked about: the Hub copies it.
+    assert not hub.seen("PUT", "/lfs/") and not hub.seen("POST", "/objects/batch")
+    held = hub.repositories[("dataset", NAME)].commits[pushed.revision].files
+    assert {name: held[name] for name in content(dataset)} == content(dataset)
+    assert not [name for name in held if "of-00001" in name]
+
+
+def test_data_without_pictures_can_be_pushed(hub: FakeHub, api: HfApi, dataset: Path, tmp_path: Path) -> None:
+    shutil.rmtree(dataset / "data")
+    manifest = json.loads((dataset / "coprov2.json").read_text("utf8"))
+    manifest["files"] = {name: entry for name, entry in manifest["files"].items() if name.startswith("prompts/")}
+    (dataset / "coprov2.json").write_text(json.dumps(manifest))
+    write_dataset_card(Recipe(), dataset)
+    push("data", dataset, NAME, api=api)
+    pull("data", NAME, tmp_path / "back", api)
+    assert load_dataset(str(tmp_path / "back"), split="test", cache_dir=str(tmp_path / "cache")).num_rows == 7
+    shutil.rmtree(dataset / "prompts")
+    with pytest.raises(FolderError, match="neither data/ nor prompts/ holds a Parquet file"):
+        push("data", dataset, NAME, api=api)
+
+
+def test_an_older_version_is_not_put_on_top(hub: FakeHub, api: HfApi, dataset: Path) -> None:
+    new_version(dataset, "v1.2.0")
+    push("data", dataset, NAME, api=api)
+    new_version(dataset, "v1.1.9")
+    with pytest.raises(HubError, match=r"holds v1\.2\.0 already, and v1\.1\.9 is not after it"):
+        push("data", dataset, NAME, api=api)
+    new_version(dataset, "v1.10.0")
+    assert push("data", dataset, NAME, api=api).tag == "v1.10.0"
+
+
+def test_contributed_pairs_are_not_pushed_away(hub: FakeHub, api: HfApi, dataset: Path) -> None:
+    manifest = json.loads((dataset / "coprov2.json").read_text("utf8"))
+    (dataset / "coprov2.json").write_text(json.dumps({**manifest, "version": "v1.1.0", "contributed": 3}))
+    push("data", dataset, NAME, api=api)
+    for version in ("v1.2.0", "v1.1.1"):
+        (dataset / "coprov2.json").write_text(json.dumps({**manifest, "version": version, "contributed": 1}))
+        with pytest.raises(HubError, match=r"its v1\.1\.0 holds 2 contributed pairs that"):
+            push("data", dataset, NAME, api=api)
+    (dataset / "coprov2.json").write_text(json.dumps({**manifest, "version": "v2.0.0"}))
+    assert push("data", dataset, NAME, api=api).tag == "v2.0.0"
+
+
+def test_a_tag_that_was_moved_is_told(hub: FakeHub, api: HfApi, dataset: Path, tmp_path: Path) -> None:
+    push("data", dataset, NAME, api=api)
+    pull("data", f"{NAME}@v1.0.0", tmp_path / "held", api)
+    (tmp_path / "later").mkdir()
+    new_version(dataset, "v1.0.1")
+    later = push("data", dataset, NAME, api=api)
+    repository = hub.repositories[("dataset", NAME)]
+    repository.tags["v1.0.0"] = later.revision
+    with pytest.raises(HubError, match=r"tag v1\.0\.0 stands at .* says 'v1\.0\.1': the tag was moved"):
+        pull("data", f"{NAME}@v1.0.0", tmp_path / "moved", api)
+    assert not (tmp_path / "moved").exists()
+    # Moved to another content that says the same version: what was fetched before tells.
+    files = dict(repository.commits[later.revision].files)
+    files["coprov2.json"] = files["coprov2.json"].replace(b"v1.0.1", b"v1.0.0")
+    repository.tags["v1.0.0"] = repository.commit(files)
+    with pytest.raises(HubError, match=r"holds v1\.0\.0 with another manifest than org/data has now"):
+        pull("data", f"{NAME}@v1.0.0", tmp_path / "held", api)
+    assert load_dataset(str(tmp_path / "held"), split="test", cache_dir=str(tmp_path / "cache")).num_rows == 7
+
+
+def test_a_pull_is_bounded_before_it_fetches(
+    hub: FakeHub, api: HfApi, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push("data", dataset, NAME, api=api)
+    monkeypatch.setattr("hub.pull.shutil.disk_usage", lambda place: SimpleNamespace(free=1 << 20))
+    with pytest.raises(HubError, match=r"needs [\d,]+ bytes, and .* has 1,048,576 free"):
+        pull("data", NAME, tmp_path / "full", api)
+    monkeypatch.undo()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    repository = hub.repositories[("dataset", NAME)]
+    repository.commit({**repository.commits[repository.head].files, "README.md": b"x" * ((16 << 20) + 1)})
+    hub.requests.clear()
+    with pytest.raises(HubError, match=r"README\.md has 16,777,217 bytes"):
+        pull("data", NAME, tmp_path / "back", api)
+    assert not (tmp_path / "back").exists() and not hub.seen("GET", "/resolve/")
+
+
+def test_a_pull_that_was_killed_goes_on(
+    hub: FakeHub, api: HfApi, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push("data", dataset, NAME, api=api)
+    hub.faults += [("GET", "/resolve/.*/prompts/", 403)] * 50
+    with pytest.raises(HubError, match="answered 403"):
+        pull("data", NAME, tmp_path / "back", api)
+    hub.faults.clear()
+    held = sorted(path.name for path in (tmp_path / "back" / "data").glob("*.parquet"))
+    assert held and not list((tmp_path / "back" / "prompts").glob("*.parquet"))
+    hub.requests.clear()
+    pull("data", NAME, tmp_path / "back", api)
+    assert content(tmp_path / "back") == content(dataset)
+    fetched = [Path(path).name for path in hub.seen("GET", "/resolve/[^/]*/data/")]
+    assert len(fetched) == 2 - len(held) and not set(fetched) & set(held)
+
+
+def test_a_transfer_that_breaks_off_is_one_line(hub: FakeHub, api: HfApi, dataset: Path) -> None:
+    hub.faults += [("PUT", "/lfs/", 400)] * 50
+    with pytest.raises(HubError, match="run the same command again") as caught:
+        push("data", dataset, NAME, api=api)
+    assert "\n" not in str(caught.value) and str(caught.value).startswith(f"{NAME}: the transfer broke off")
+    assert not hub.repositories[("dataset", NAME)].tags
+    hub.faults.clear()
+    assert push("data", dataset, NAME, api=api).tag == "v1.0.0"
+
+
+def test_a_version_is_resolved_to_its_commit(hub: FakeHub, api: HfApi, dataset: Path) -> None:
+    pushed = push("data", dataset, NAME, api=api)
+    assert commit_of(NAME, "v1.0.0", api=api) == pushed.revision
+    with pytest.raises(HubError, match=r"org/data@v9\.0\.0: the Hub answered 404"):
+        commit_of(NAME, "v9.0.0", api=api)
+
+
+def test_a_push_keeps_what_was_written_by_hand_on_the_hub(
+    hub: FakeHub, api: HfApi, dataset: Path, tmp_path: Path
+) -> None:
+    push("data", dataset, NAME, api=api)
+    repository = hub.repositories[("dataset", NAME)]
+    files = dict(repository.commits[repository.head].files)
+    marker = b"<!-- by hand: introduction -->\n"
+    files["README.md"] = files["README.md"].replace(marker, marker + b"Ask the maintainers first.\n")
+    repository.commit(files)
+    new_version(dataset, "v1.0.1")
+    pushed = push("data", dataset, NAME, api=api)
+    assert pushed.kept and b"Ask the maintainers first." in repository.commits[pushed.revision].files["README.md"]
+    hub.requests.clear()
+    assert push("data", dataset, NAME, api=api).revision == pushed.revision and not hub.seen("POST", "/commit/")
+    new_version(dataset, "v1.0.2")
+    card = (dataset / "README.md").read_text("utf8")
+    (dataset / "README.md").write_text(card.replace(marker.decode(), marker.decode() + "Something else.\n"))
+    with pytest.raises(RecipeError, match="section by hand 'introduction' differs"):
+        push("data", dataset, NAME, api=api)
+    assert set(repository.tags) == {"v1.0.0", "v1.0.1"}
+
+
+def test_a_card_that_would_not_do_is_not_sent(hub: FakeHub, api: HfApi, dataset: Path) -> None:
+    card = (dataset / "README.md").read_text("utf8")
+    (dataset / "README.md").write_text(card.replace("license: apache-2.0", "license: no-such-licence"))
+    with pytest.raises(RecipeError, match="license"):
+        push("data", dataset, NAME, api=api)
+    assert not hub.repositories

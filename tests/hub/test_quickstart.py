@@ -12,7 +12,7 @@ from hub.quickstart import Run, lines_to_load, run_stages
 from recipes import Recipe
 from tests.made_up_run import write_dataset, write_results
 
-NAMES = ["build", "train", "merge", "evaluate", "cards", "report"]
+NAMES = ["build", "train", "merge", "evaluate", "cards", "report", "publish"]
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_stage_that_failed_keeps_its_time_and_is_run_again(
     with pytest.raises(KeyboardInterrupt):
         run_stages(run, lambda line: None)
     monkeypatch.setattr(quickstart, "STAGES", made)
-    assert run_stages(run, lambda line: None) == ["evaluate", "cards", "report"]
+    assert run_stages(run, lambda line: None) == ["evaluate", "cards", "report", "publish"]
     assert json.loads((tmp_path / "seconds.json").read_text()) == {
         name: 20.0 if name == "evaluate" else 10.0 for name in NAMES
     }
@@ -91,17 +91,24 @@ from pathlib import Path
 import hub.quickstart as quickstart
 from recipes import Recipe
 quickstart.STAGES = [(name, lambda run: None, patterns) for name, _, patterns in quickstart.STAGES]
+(Path(sys.argv[1]) / "hub.json").write_text(sys.argv[2])
 for _ in range(2):
     lines = []
     results = quickstart.quickstart(Recipe(), Path(sys.argv[1]), 0, lines.append)
-assert sum("done already" in line for line in lines) == 6, lines
+assert sum("done already" in line for line in lines) == 7, lines
 text = "\\n".join(lines)
-assert "\\nmerged " in text and "index.html" in text
+assert "\\nmerged " in text and "index.html" in text and "org/data v1.0.0 of 3 pairs" in text
 assert {"build", "evaluate/merged"} <= set(results["seconds"])
 assert "torch" not in sys.modules and "diffusers" not in sys.modules
 """
     root = Path(quickstart.__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=root, capture_output=True, text=True)
+    published = {
+        "dataset": {"name": "org/data", "versions": {"v1.0.0": "0" * 40}},
+        "adapter": {"name": "org/safety", "versions": {"v1.0.0": "0" * 40}},
+        "loaded": {"rows": {"v1.0.0": {"train": 2, "test": 1}}},
+    }
+    command = [sys.executable, "-c", script, str(tmp_path), json.dumps(published)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
