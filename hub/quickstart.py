@@ -88,13 +88,20 @@ def _cards(run: Run) -> None:
 
     write_picture(run.out)
     write_dataset_card(run.recipe, run.dataset)
-    write_adapter_card(run.recipe, run.out / "merged", read_results(run.out), picture=run.picture)
+    results, merged = read_results(run.out), run.out / "merged"
+    write_adapter_card(run.recipe, merged, results, picture=run.picture, examples=run.out / "evaluation")
 
 
 def _report(run: Run) -> None:
     from evaluation.report import write_report
 
     write_report(run.out)
+
+
+def _publish(run: Run) -> None:
+    from hub.local_publishing import publish_locally
+
+    publish_locally(run.recipe, run.out)
 
 
 # Name, what it does, and the files, as patterns below OUT, that it leaves behind.
@@ -107,8 +114,9 @@ STAGES: list[tuple[str, Callable[[Run], None], tuple[str, ...]]] = [
         ("merged/*.safetensors", "merged/coprov2.json", "merges/*/*.safetensors", "merges/*/coprov2.json"),
     ),
     ("evaluate", _evaluate, ("evaluation/results.json", "evaluation/examples.json", "evaluation/examples/*.png")),
-    ("cards", _cards, ("dataset/README.md", "merged/README.md", "merged/images/*")),
+    ("cards", _cards, ("dataset/README.md", "dataset/images/*", "merged/README.md", "merged/images/*")),
     ("report", _report, ("report/index.html", "report/picture.png")),
+    ("publish", _publish, ("hub.json",)),
 ]
 
 
@@ -174,6 +182,18 @@ def run_stages(run: Run, say: Callable[[str], None] = print) -> list[str]:
     return ran
 
 
+def published_line(run: Run) -> str:
+    """What was published to the Hub on loopback, in one line."""
+    told = json.loads((run.out / "hub.json").read_text("utf8"))
+    rows = ", ".join(f"{tag} of {sum(splits.values())} pairs" for tag, splits in told["loaded"]["rows"].items())
+    given = told.get("contribution")
+    merged = f"; pull request {given['pull_request']} gave {given['passed']} pairs" if given else ""
+    return (
+        f"published on a Hub on loopback: {told['dataset']['name']} {rows}{merged}; {told['adapter']['name']} "
+        f"{', '.join(told['adapter']['versions'])}; both loaded by tag, equal to what was made"
+    )
+
+
 def lines_to_load(run: Run) -> list[str]:
     """The two lines of Python that load what a run made, with stock libraries."""
     return [
@@ -214,6 +234,8 @@ def quickstart(
         say(f"{verdict}: {target.name} {target.measured or ''} (wanted {target.wanted})")
     say("")
     say("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
+    say(published_line(run))
+    say(f"its Hub again: coprov2 hub serve --root {out / 'hub'}")
     say(f"report: {out / 'report' / 'index.html'}")
     say("load what was made:")
     for line in lines_to_load(run):

@@ -13,7 +13,7 @@ LEVEL = {
     "dataset_builder": 1,
     "training": 2,
     "evaluation": 3,
-    "benchmarks": 3,
+    "benchmarks": 6,
     "cards": 4,
     "hub": 5,
     "coprov2": 6,
