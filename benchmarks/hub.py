@@ -3,11 +3,11 @@
     python -m benchmarks.hub
 
 Many small files (500 of 20 kB) by upload_folder and snapshot_download; one large Parquet file (2 GB) by upload_file,
-hf_hub_download, and load_dataset(streaming=True) read to its end. In three modes: `direct` (LFS), `redirect` (LFS,
-downloads from another host name), `xet` (uploads by hf_xet). Every step is a client process of its own with a fresh
-HF_HOME; seconds are those of the call, without imports. Memory is the peak of samples taken every 20 ms: `RssAnon`, so
-that pages of mapped files, which the system can take back, do not count. A section is added to
-benchmarks/RESULTS.md."""
+hf_hub_download, and load_dataset(streaming=True) read to its end, without Arrow's reading ahead (`load_dataset_bounded`)
+and with it. In three modes: `direct` (LFS), `redirect` (LFS, downloads from another host name), `xet` (uploads by
+hf_xet). Every step is a client process of its own with a fresh HF_HOME; seconds are those of the call, without imports.
+Memory is the peak of samples taken every 20 ms: `RssAnon`, so that pages of mapped files, which the system can take
+back, do not count. A section is added to benchmarks/RESULTS.md."""
 
 import argparse
 import datetime
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,20 +114,30 @@ def hf_hub_download(folder: Path) -> int:
     return size
 
 
-def load_dataset(folder: Path) -> int:
+def load_dataset(folder: Path, **options: Any) -> int:
     """Stream every row of the large file; bytes of noise that came."""
     import pyarrow.parquet as pq
     from datasets import load_dataset
 
     rows, read = 0, 0
-    for row in load_dataset(LARGE, split="train", streaming=True):
+    for row in load_dataset(LARGE, split="train", streaming=True, **options):
         assert row["number"] == rows
         rows, read = rows + 1, read + len(row["noise"])
     assert rows == pq.read_metadata(folder / "large.parquet").num_rows
     return read
 
 
-STEPS = {step.__name__: step for step in (upload_folder, snapshot_download, upload_file, hf_hub_download, load_dataset)}
+def load_dataset_bounded(folder: Path) -> int:
+    """The same without Arrow's reading ahead: by default it asks for all row groups of a file at once and keeps what
+    came until the file has been read to its end."""
+    from pyarrow.dataset import ParquetFragmentScanOptions
+
+    return load_dataset(folder, fragment_scan_options=ParquetFragmentScanOptions(pre_buffer=False))
+
+
+SMALL_STEPS = (upload_folder, snapshot_download)
+LARGE_STEPS = (upload_file, hf_hub_download, load_dataset_bounded, load_dataset)
+STEPS: dict[str, Callable[[Path], int]] = {step.__name__: step for step in (*SMALL_STEPS, *LARGE_STEPS)}
 
 
 def _size(folder: Path) -> int:
@@ -229,7 +240,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.step:
-        if given.step == "load_dataset":
+        if given.step.startswith("load_dataset"):
             import datasets  # noqa: F401  (its import is not what is measured)
         import huggingface_hub.hf_api  # noqa: F401
 

@@ -122,8 +122,8 @@ def release(
     set_: Set = None,
 ) -> None:
     """Take merged contributions into a dataset's splits: one commit, one tag, verified; run it again after a kill."""
-    from hub.release import pair_ids, released_table
     from hub.release import release as run
+    from hub.release_report import pair_ids, released_table
 
     recipe = load_recipe(config, set_ or [])
     ids = pair_ids(withdraw) if withdraw else []

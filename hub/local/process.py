@@ -106,7 +106,9 @@ def end_with_parent() -> None:
     """End this process, in order, when its standard input closes: its parent has gone."""
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        # Not through `sys.stdin`, whose lock an ending interpreter must not find held.
+        while os.read(0, 4096):
+            pass
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()

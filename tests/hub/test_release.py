@@ -21,9 +21,11 @@ from hub.changelog import section, with_section
 from hub.client import HubError
 from hub.compact import compact, count_rows
 from hub.contributed_splits import SplitChooser
+from hub.merged_contributions import ContributedFile
 from hub.pull import pull
 from hub.push import push
-from hub.release import Released, release
+from hub.release import release
+from hub.release_report import Released, pair_ids, released_table
 from recipes import Recipe
 from tests.hub.contributions.world import publish, rows
 from tests.hub.fake_hub import FakeHub, Repository
@@ -656,3 +658,26 @@ def test_a_changelog_keeps_what_others_wrote() -> None:
     said = section("v1.1.0", release, {"train": 2}, ["<script> changed"])
     assert "\n# x" not in said and "<b>" not in said and "<script>" not in said
     assert "1 of 2 pairs; left out 1: `html` 1." in said
+
+
+def test_pair_ids_come_from_the_command_or_a_file(tmp_path: Path) -> None:
+    one, two = "a" * 32, "0" * 32
+    assert pair_ids(f"{one}, {two},{one}") == [one, two]
+    (tmp_path / "ids.txt").write_text(f"{two}\n\n{one}\n")
+    assert pair_ids(str(tmp_path / "ids.txt")) == [two, one]
+    with pytest.raises(HubError, match="entry 2 is no pair id"):
+        pair_ids(f"{one},no-such-file")
+
+
+def test_a_release_is_told_without_a_text_of_any_row() -> None:
+    file = ContributedFile("contributions/ada/\x1b[31m.parquet", "ada", 9, rows=3, taken=1, waiting=1)
+    file.left_out["near_duplicate"] += 1
+    bad = ContributedFile("contributions/ada/x.py", "ada", 9, refused="unknown_file")
+    released = Released(
+        NAME, "v1.1.0", "abc", True, added={"train": 1}, files=[file, bad], uploaded=2, copied=1, kept=3
+    )
+    said = released_table(released, False, None)
+    assert "\x1b" not in said and "1 of 3 pairs taken, 1 wait for pictures, 1 near_duplicate" in said
+    assert "x.py: refused: unknown_file" in said and "org/data v1.1.0 at abc: tagged" in said
+    assert "2 to send, 1 only renamed, 3 as they were" in said
+    assert "would become v1.1.0; nothing was changed" in released_table(released, True, Path("work"))
