@@ -3,11 +3,11 @@
     python -m benchmarks.hub
 
 Many small files (500 of 20 kB) by upload_folder and snapshot_download; one large Parquet file (2 GB) by upload_file,
-hf_hub_download, and load_dataset(streaming=True) read to its end, without Arrow's reading ahead (`load_dataset_bounded`)
-and with it. In three modes: `direct` (LFS), `redirect` (LFS, downloads from another host name), `xet` (uploads by
-hf_xet). Every step is a client process of its own with a fresh HF_HOME; seconds are those of the call, without imports.
-Memory is the peak of samples taken every 20 ms: `RssAnon`, so that pages of mapped files, which the system can take
-back, do not count. A section is added to benchmarks/RESULTS.md."""
+hf_hub_download, and load_dataset(streaming=True) read to its end, with Arrow's reading ahead and without it
+(`load_dataset_bounded`). In three modes: `direct` (LFS), `redirect` (LFS, downloads from another host name), `xet`
+(uploads by hf_xet). Every step is a client process of its own with a fresh HF_HOME; seconds are those of the call,
+without imports. Memory is the peak of samples taken every 20 ms: `RssAnon`, so that pages of mapped files, which the
+system can take back, do not count. A section is added to benchmarks/RESULTS.md."""
 
 import argparse
 import datetime
