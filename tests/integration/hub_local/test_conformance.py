@@ -1,6 +1,8 @@
 """Every check of `checks/` in every mode, by the stock clients; each a test of its own."""
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +22,7 @@ def _parameters() -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def outcome_of(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str, str], Outcome]:
+def outcome_of(request: pytest.FixtureRequest) -> Callable[[str, str], Outcome]:
     """What came of a check; the first of a mode runs all of that mode that this run of pytest selected."""
 
     def find(mode: str, check: str) -> Outcome:
@@ -30,7 +30,8 @@ def outcome_of(
             asked = [getattr(item, "callspec", None) for item in request.session.items]
             found = {c.params["check"] for c in asked if c and c.params.get("mode") == mode and "check" in c.params}
             names = [name for name in checks_of(mode) if name in found]
-            _done[mode] = run_mode(mode, names, tmp_path_factory.mktemp(mode))
+            with tempfile.TemporaryDirectory() as folder:
+                _done[mode] = run_mode(mode, names, Path(folder))
             SUMMARIES.append(summary(mode, _done[mode]))
         return _done[mode][check]
 
