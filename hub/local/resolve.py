@@ -46,7 +46,12 @@ def _give(call: Call, follow: bool) -> "Response":
     if blob.pointer is None or not follow:
         data = store.read(entry.oid)
         return give(call, Content(len(data), entry.oid, path, data=data, headers=headers))
-    return _give_object(call, blob.pointer, path, headers)
+    # Merging two texts line by line can make a pointer that no commit was asked for: what the repository does not hold
+    # it does not give, whatever its tree says.
+    pointer = blob.pointer
+    if not call.hub.lfs.claimed(repository.id, [pointer.oid]) or not call.hub.lfs.has(pointer.oid, pointer.size):
+        raise entry_not_found(path)
+    return _give_object(call, pointer, path, headers)
 
 
 def _give_object(call: Call, pointer: Pointer, path: str, headers: dict[str, str]) -> "Response":

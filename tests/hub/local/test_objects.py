@@ -128,6 +128,25 @@ def test_knowing_a_checksum_opens_nothing(site: Site, name: str) -> None:
     assert site.commit(lfs, "stranger", name="stranger/own").status == 200
 
 
+@pytest.mark.parametrize("name", ["team/hidden", "team/gated"])
+def test_a_pointer_that_merges_made_opens_nothing(site: Site, name: str) -> None:
+    store(site, name)
+    pointer, own = pointer_text(OID, len(DATA)).decode(), "stranger/own"
+    texts = [f"first\n{pointer}last\n", f"{pointer}last\n", f"first\n{pointer}"]
+    assert site.commit([text_file("x.bin", texts[0])], "stranger", name=own).status == 200
+    start = {"parentCommit": site.head(name=own)}
+    for number, text in enumerate(texts[1:], 1):
+        opened = site.commit([text_file("x.bin", text)], "stranger", name=own, query="?create_pr=1", header=start)
+        assert opened.status == 200
+        merge = f"/api/datasets/{own}/discussions/{number}/merge"
+        assert site.ask("POST", merge, "stranger", {}).status == 200
+    assert site.tree(name=own)["x.bin"]["lfs"]["oid"] == OID
+    answer = site.ask("GET", f"/datasets/{own}/resolve/main/x.bin", "stranger")
+    assert (answer.status, answer.code) == (404, "EntryNotFound")
+    assert batch(site, "stranger", "download", own).json["objects"][0]["error"]["code"] == 404
+    assert site.ask("GET", f"/datasets/{name}/resolve/main/x.bin", "owner").body == DATA
+
+
 def test_who_can_read_an_object_need_not_upload_it_again(site: Site) -> None:
     store(site)
     assert "actions" not in batch(site, "stranger", "upload", "stranger/own").json["objects"][0]
