@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 40
 MAX_NODES = 50_000
+MAX_BITS = 1024  # of a whole number
 _HEAD = re.compile(r"\ufeff?\s*---[ \t]*\r?\n(.*?)(?:\r?\n)?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 _BEGINNING = re.compile(r"\ufeff?\s*---[ \t]*\r?\n")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -64,7 +65,8 @@ def read_metadata(text: str) -> dict[str, Any] | None:
         mark = error.problem_mark
         where = f"line {mark.line + 1}: " if mark is not None else ""
         raise NotMetadata(f"{where}not YAML: {_plain(error.problem)}") from None
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError):
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError, ArithmeticError, LookupError, AttributeError):
+        # The last three: what the parser makes of `!!int ''`, `!!bool x`, `!!timestamp x` and a number in base 60.
         raise NotMetadata("not YAML") from None
     if found is None:
         return {}
@@ -93,13 +95,16 @@ def _check_events(text: str) -> None:
 
 def _json(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _json(item) for key, item in value.items()}
+        return {str(_json(key)): _json(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set):
         return [_json(item) for item in value]
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        # In hexadecimal digits a number may be longer than Python writes one out.
+        raise NotMetadata(f"a whole number of more than {MAX_BITS} bits")
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 

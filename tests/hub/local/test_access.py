@@ -7,6 +7,7 @@ import pytest
 
 from hub.local.access import Right, check
 from hub.local.errors import Refusal
+from hub.local.git_trees import Edit
 from hub.local.hub import Repository
 from hub.local.server import ENDPOINTS as ALL
 from hub.local.users import User
@@ -171,6 +172,19 @@ def test_lists_leave_out_what_is_hidden(site: Site, repositories: dict[str, Repo
     private = {repository.full_name for repository in repositories.values() if repository.private}
     assert not names(None) & private and not names("stranger") & private
     assert private <= names("reader")
+
+
+def test_no_card_keeps_a_list_from_being_given(tmp_path: Path) -> None:
+    site = Site(tmp_path / "hub")
+    site.make()
+    store = site.hub.git(site.make("team/odd"))
+    # Past the check of a commit: a merge of two texts can write such a card, too.
+    head = store.resolve("main")
+    blob = store.write_blob(b"---\nlicense: mit\nnumber: 0x" + b"f" * 4_500 + b"\n---\n")
+    tree = store.edit(store.tree(head), [Edit("README.md", blob)])
+    store.swap("refs/heads/main", head, store.commit(tree, [head], "owner", "a card"))
+    assert {item["id"] for item in site.ask("GET", "/api/datasets").json} == {"team/odd", "team/data"}
+    assert "cardData" not in site.ask("GET", "/api/datasets/team/odd").json
 
 
 def test_a_token_of_nobody_is_told_so_and_nothing_else(site: Site, repositories: dict[str, Repository]) -> None:

@@ -40,6 +40,12 @@ BOMBS = {
     "unhashable": "? [a]\n: b",
     "control": "a: '\x01'",
     "number": "a: " + "9" * 10_000,
+    "number that is not written out": "a: [0x" + "f" * 4_500 + "]",
+    "key that is not written out": "? 0x" + "f" * 4_500 + "\n: b",
+    "empty number": "a: !!int ''",
+    "no yes or no": "a: !!bool b",
+    "no moment": "a: !!timestamp b",
+    "base 60": "a: 1" + ":1" * 400 + ".5",
 }
 
 
