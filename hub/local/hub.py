@@ -192,11 +192,11 @@ class LocalHub:
             old = (repository.type, repository.namespace, repository.name, repository.id)
             connection.execute("INSERT OR REPLACE INTO old_names VALUES (?, ?, ?, ?)", old)
 
-    def change(self, repository: Repository, private: bool, gated: str) -> None:
-        """Change who may see and read a repository."""
+    def change(self, repository: Repository, private: bool | None = None, gated: str | None = None) -> None:
+        """Change who may see and read a repository; None leaves what is there, whatever the caller read before."""
         with self.records.transaction() as connection:
-            sql = "UPDATE repositories SET private = ?, gated = ? WHERE id = ?"
-            connection.execute(sql, (int(private), gated, repository.id))
+            sql = "UPDATE repositories SET private = coalesce(?, private), gated = coalesce(?, gated) WHERE id = ?"
+            connection.execute(sql, (private, gated, repository.id))
 
     def remove(self, repository: Repository) -> None:
         """Delete a repository: its record first, then its folder."""

@@ -64,10 +64,13 @@ class Records:
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield connection
+            connection.execute("COMMIT")
         except BaseException:
-            connection.execute("ROLLBACK")
+            # A full disk may have ended it already. One that failed to commit must not stay open: what this thread
+            # writes next would join it and be lost.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
             raise
-        connection.execute("COMMIT")
 
     def setting(self, key: str, default: bytes) -> bytes:
         """A value of the settings' table; `default` is kept where there is none yet."""

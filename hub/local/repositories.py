@@ -92,7 +92,7 @@ def create(call: Call) -> "Response":
     """POST /api/repos/create."""
     kind, asked, name, body = _asked(call)
     namespace = _may_hold(call, asked)
-    private = _private(body, default=False)
+    private = bool(_private(body))
     full_name = f"{namespace}/{name}"
     found = {"url": f"{call.hub.origin}/{PREFIX[kind]}{full_name}", "name": full_name}
     try:
@@ -142,22 +142,23 @@ def settings(call: Call) -> "Response":
     """PUT /api/T/R/settings."""
     repository = find_repository(call, "admin")
     body = call.fields()
-    gated = body.get("gated", repository.gated or False)
+    gated = body.get("gated", False)
     if gated not in ("auto", "manual", False) or (gated is not False and not isinstance(gated, str)):
         raise bad_request("Invalid gated: expected auto, manual or false")
-    call.hub.change(repository, _private(body, repository.private), gated or "")
+    call.hub.change(repository, _private(body), (gated or "") if "gated" in body else None)
     call.hub.emit({"action": "update", "scope": "repo.config", "repository": repository, "user": call.user})
     return answer({})
 
 
-def _private(body: dict[str, Any], default: bool) -> bool:
+def _private(body: dict[str, Any]) -> bool | None:
+    """Whether a body makes a repository private; None where it says nothing of that."""
     if body.get("visibility") not in (None, "private", "public"):
         raise bad_request("Invalid visibility: expected private or public")
     if not isinstance(body.get("private"), bool | None):
         raise bad_request("Invalid private: expected true or false")
     if body.get("visibility") is not None:
         return bool(body["visibility"] == "private")
-    return default if body.get("private") is None else bool(body["private"])
+    return body.get("private")
 
 
 def info(call: Call) -> "Response":

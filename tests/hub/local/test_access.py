@@ -187,6 +187,23 @@ def test_no_card_keeps_a_list_from_being_given(tmp_path: Path) -> None:
     assert "cardData" not in site.ask("GET", "/api/datasets/team/odd").json
 
 
+def test_settings_change_only_what_they_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site(tmp_path / "hub")
+    site.make()
+    change = site.hub.change
+
+    def beside_another(repository: Repository, private: bool | None = None, gated: str | None = None) -> None:
+        # Another request has come in between: this one has read the record already.
+        change(repository, private=True)
+        change(repository, private, gated)
+
+    monkeypatch.setattr(site.hub, "change", beside_another)
+    assert site.ask("PUT", "/api/datasets/team/data/settings", "owner", {"gated": "manual"}).status == 200
+    found = site.ask("GET", "/api/datasets/team/data", "owner").json
+    assert (found["private"], found["gated"]) == (True, "manual")
+    assert site.ask("GET", "/api/datasets/team/data").status == 401
+
+
 def test_a_token_of_nobody_is_told_so_and_nothing_else(site: Site, repositories: dict[str, Repository]) -> None:
     for header in ("Bearer hf_nobody_token", "Bearer ", "Basic !!!", "Basic bm9ib2R5OngK", "Digest x"):
         answer = site.ask("GET", "/api/datasets/team/data-0", headers={"authorization": header})
