@@ -38,7 +38,7 @@ def list_discussions(call: Call) -> "Response":
     """GET /api/T/R/discussions: newest first, a page at a time."""
     repository = find_repository(call, "read")
     page = call.first("p", "0")
-    if not page.isascii() or not page.isdigit() or int(page[:9]) > MAX_DISCUSSIONS:
+    if not page.isascii() or not page.isdigit() or len(page) > 9 or int(page) > MAX_DISCUSSIONS:
         raise bad_request("Invalid p: expected the number of a page, from 0")
     kind = _choice(call, "type", ("all", "discussion", "pull_request"), "all")
     status = _choice(call, "status", ("all", "open", "closed"), "all")

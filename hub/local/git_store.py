@@ -15,7 +15,7 @@ from typing import Any
 
 from hub.local.errors import Refusal, entry_not_found, revision_not_found
 from hub.local.git_trees import Edit, TreeEditor
-from hub.local.names import is_sha
+from hub.local.names import MAX_REVISION, is_sha
 from hub.local.pointers import MAX_POINTER, Pointer, read_pointer
 
 _TREE, _FILE = stat.S_IFDIR, stat.S_IFREG
@@ -117,7 +117,8 @@ class GitStore:
 
     def reference(self, name: str) -> str | None:
         """The commit a full reference (`refs/...`) points to, through an annotated tag too, or None."""
-        if not _library().reference_is_valid_name(name):
+        # A name longer than a path can be is an error to the library, not a name of nothing.
+        if len(name) > MAX_REVISION + len("refs/heads/") or not _library().reference_is_valid_name(name):
             return None
         found = self._git.references.get(name)
         return str(found.peel(_library().Commit).id) if found else None

@@ -31,6 +31,9 @@ def batch(call: Call) -> "Response":
     operation, objects = asked.get("operation"), asked.get("objects")
     if operation not in ("upload", "download") or not isinstance(objects, list) or len(objects) > MAX_LFS_BATCH:
         raise bad_request(f"Invalid batch: expected operation upload or download and at most {MAX_LFS_BATCH} objects")
+    transfers = asked.get("transfers") or []
+    if not isinstance(transfers, list):
+        raise bad_request("Invalid batch: expected transfers as a list")
     if asked.get("hash_algo", "sha256") != "sha256":
         raise Refusal(409, "Invalid batch: the hash algorithm is sha256")
     wanted = [_wanted(entry) for entry in objects]
@@ -39,7 +42,7 @@ def batch(call: Call) -> "Response":
         found = [_download(call.hub, oid, size, oid in held) for oid, size in wanted]
     else:
         user = uploader(call)
-        parts = "multipart" in (asked.get("transfers") or [])
+        parts = "multipart" in transfers
         found = [_upload(call, repository, user, oid, size, oid in held, parts) for oid, size in wanted]
     return answer({"transfer": "basic", "objects": found, "hash_algo": "sha256"}, headers=MEDIA_TYPE)
 

@@ -70,9 +70,9 @@ def _asked(call: Call) -> tuple[str, str, str, dict[str, Any]]:
 
 def _type(body: dict[str, Any]) -> str:
     kind = body.get("type") or body.get("repoType") or "model"
-    if kind not in PREFIX:
+    if not isinstance(kind, str) or kind not in PREFIX:
         raise bad_request("Invalid type: expected model, dataset or space")
-    return str(kind)
+    return kind
 
 
 def _may_hold(call: Call, namespace: str) -> str:

@@ -84,7 +84,7 @@ def paths_info(call: Call) -> "Response":
         raise Refusal(413, f"Payload too large: more than {MAX_PATHS_INFO} paths")
     store = call.hub.git(repository)
     commit = store.resolve(call.params["revision"])
-    expand = asked.get("expand", ["false"])[0].lower() in ("1", "true")
+    expand = [value.lower() for value in asked.get("expand", [])][:1] in (["1"], ["true"])
     entries = [entry for path in dict.fromkeys(paths) if (entry := _find(store, commit, path)) is not None]
     return answer(describe(store, commit, entries, expand))
 

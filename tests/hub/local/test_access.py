@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -202,6 +203,29 @@ def test_settings_change_only_what_they_name(tmp_path: Path, monkeypatch: pytest
     found = site.ask("GET", "/api/datasets/team/data", "owner").json
     assert (found["private"], found["gated"]) == (True, "manual")
     assert site.ask("GET", "/api/datasets/team/data").status == 401
+
+
+BATCH = {"operation": "upload", "objects": []}
+ODD: list[tuple[str, str, Any, int]] = [
+    ("GET", "/api/datasets/team/data/discussions?p=000000000" + "9" * 30, b"", 400),
+    ("GET", "/api/datasets/team/data/discussions?p=" + "0" * 5000, b"", 400),
+    ("GET", "/api/datasets/team/data/revision/" + "a%2F" * 1500 + "a", b"", 404),
+    ("GET", "/api/datasets/team/data/revision/" + "a" * 8000, b"", 404),
+    ("POST", "/api/datasets/team/data/paths-info/main", {"paths": [".gitattributes"], "expand": []}, 200),
+    ("POST", "/api/repos/create", {"name": "other", "type": ["model"]}, 400),
+    ("DELETE", "/api/repos/delete", {"name": "data", "type": {"a": 1}}, 400),
+    ("POST", "/datasets/team/data.git/info/lfs/objects/batch", {**BATCH, "transfers": 5}, 400),
+    ("POST", "/api/validate-yaml", {"content": "---\na: !!int ''\n---\n"}, 400),
+]
+
+
+@pytest.mark.parametrize(("method", "target", "body", "status"), ODD)
+def test_an_odd_request_is_answered_and_never_an_internal_error(
+    tmp_path: Path, method: str, target: str, body: Any, status: int
+) -> None:
+    site = Site(tmp_path / "hub")
+    site.make()
+    assert site.ask(method, target, "owner", body, {"content-type": "application/json"}).status == status
 
 
 def test_a_token_of_nobody_is_told_so_and_nothing_else(site: Site, repositories: dict[str, Repository]) -> None:
