@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from hub.local.access import find_repository, may_read_object
 from hub.local.call import Call, answer
 from hub.local.errors import Refusal, bad_request, no_write
-from hub.local.multipart import PART_BYTES, upload_action
+from hub.local.multipart import MAX_PARTS, MAX_URLS, PART_BYTES, upload_action
 from hub.local.names import MAX_LFS_BATCH, MAX_LFS_OBJECT, check_oid, check_size
 from hub.local.resolve import download_url
 from hub.local.routing import Endpoint, page_endpoints
@@ -42,8 +42,11 @@ def batch(call: Call) -> "Response":
         found = [_download(call.hub, oid, size, oid in held) for oid, size in wanted]
     else:
         user = uploader(call)
-        parts = "multipart" in transfers
-        found = [_upload(call, repository, user, oid, size, oid in held, parts) for oid, size in wanted]
+        found, left = [], MAX_URLS if "multipart" in transfers else 0
+        for oid, size in wanted:
+            plan = _upload(call, repository, user, oid, size, oid in held, left >= MAX_PARTS)
+            left -= len(plan.get("actions", {}).get("upload", {}).get("header", {}))
+            found.append(plan)
     return answer({"transfer": "basic", "objects": found, "hash_algo": "sha256"}, headers=MEDIA_TYPE)
 
 

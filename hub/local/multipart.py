@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ MAX_PARTS = 1000
 # Seconds that an upload may take.
 URL_SECONDS = 24 * 3600
 MAX_COMPLETION = 1 << 20
+# URLs of parts in one answer, some 350 bytes each; a file past them is sent in one request.
+MAX_URLS = 20_000
 _PURPOSE = "lfs-parts"
 
 
@@ -50,14 +53,16 @@ _uploads_lock = threading.Lock()
 
 
 @contextmanager
-def _upload(claims: dict[str, Any]) -> Iterator[_Upload]:
+def _upload(hub: "LocalHub", claims: dict[str, Any]) -> Iterator[_Upload]:
     # Nothing may write into the file while its checksum is taken and it is moved into the store. An entry therefore
     # stays until no URL of its upload is good any more.
     now = time.time()
     with _uploads_lock:
         found = _uploads.get(claims["upload"])
         if found is None:
-            for over in [key for key, upload in _uploads.items() if upload.until < now]:
+            for over in [key for key, upload in _uploads.items() if upload.until < now and not upload.lock.locked()]:
+                # What its client never completed goes with it.
+                shutil.rmtree(_folder(hub, {"upload": over}), ignore_errors=True)
                 del _uploads[over]
             found = _uploads[claims["upload"]] = _Upload(claims["until"])
     with found.lock:
@@ -83,7 +88,7 @@ def receive_part(call: Call) -> Response:
     index = int(number)
     begin = (index - 1) * claims["part"]
     length = min(claims["part"], claims["size"] - begin)
-    with _upload(claims) as upload:
+    with _upload(call.hub, claims) as upload:
         etag = _write_part(call, _folder(call.hub, claims), index, begin, length, upload)
     return Response(status_code=200, headers={"ETag": f'"{etag}"'})
 
@@ -117,7 +122,7 @@ def complete(call: Call) -> Response:
     """POST of the list of parts: the object is stored if all of them are here and the checksum is right."""
     claims = call.hub.signer.open(_PURPOSE, call.params["token"])
     named = _named_parts(call.fields(MAX_COMPLETION), claims["oid"])
-    with _upload(claims) as upload:
+    with _upload(call.hub, claims) as upload:
         _complete(call.hub, claims, named, upload)
     return answer({})
 

@@ -14,6 +14,7 @@ from huggingface_hub import HfApi
 from hub.local import multipart
 from hub.local.hub import LocalHub
 from hub.local.process import start
+from tests.hub.local.in_process import Site
 from tests.hub.local.test_xet import USERS, Hub
 
 SIZE = multipart.PART_BYTES + 5000
@@ -139,3 +140,37 @@ def test_an_object_of_the_greatest_size_has_at_most_a_thousand_parts(tmp_path: P
     header = multipart.upload_action(hub, repository, OID, 200 << 30)["header"]
     assert len(header) == 1001 and int(header["chunk_size"]) * 1000 >= 200 << 30
     hub.close()
+
+
+def ask_for_parts(site: Site, oids: list[str], size: int) -> list[dict[str, Any]]:
+    objects = [{"oid": oid, "size": size} for oid in oids]
+    asked = {"operation": "upload", "transfers": ["multipart"], "objects": objects}
+    answer = site.ask("POST", "/datasets/team/data.git/info/lfs/objects/batch", "owner", asked)
+    assert answer.status == 200 and len(answer.body) < 10_000_000
+    return [entry["actions"]["upload"] for entry in answer.json["objects"]]
+
+
+def test_an_answer_holds_so_many_urls_and_the_other_files_go_in_one_request(tmp_path: Path) -> None:
+    site = Site(tmp_path / "hub")
+    site.make()
+    uploads = ask_for_parts(site, [f"{number:064x}" for number in range(1000)], 200 << 30)
+    assert sum(len(upload["header"]) for upload in uploads) <= multipart.MAX_URLS
+    assert {bool(upload["header"]) for upload in uploads} == {True, False}
+    assert all(upload["header"] or "/lfs/" in upload["href"] for upload in uploads)
+
+
+def test_an_upload_that_nobody_completes_is_removed_when_its_time_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.local.lfs.PART_BYTES", 10)
+    monkeypatch.setattr("hub.local.multipart.PART_BYTES", 10)
+    site = Site(tmp_path / "hub")
+    site.make()
+    for number in range(2):
+        (upload,) = ask_for_parts(site, [f"{number:064x}"], 25)
+        href = upload["header"]["00001"].removeprefix("http://hub.test")
+        assert site.ask("PUT", href, body=b"0123456789").status == 200
+        folders = {path.name.removeprefix("parts-") for path in (site.hub.root / "tmp").glob("parts-*")}
+        assert len(folders) == 1
+        for name in folders:
+            multipart._uploads[name].until = 0.0
