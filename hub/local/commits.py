@@ -114,8 +114,9 @@ def _apply(
     call: Call, repository: "Repository", user: "User", store: GitStore, target: Target, changes: Changes, opens: bool
 ) -> tuple[str, int | None]:
     """Write tree and commit and move the reference; the commit and the pull request's number. Under the lock."""
+    # A long body gives time to be shut out, and to merge or close the pull request.
+    check(call.hub, call.hub.get(repository.id) or repository, user, "content")
     if target.number is not None:
-        # It may have been merged or closed since.
         pull_requests.check_push(call.hub, repository, user, target.number)
     head = store.reference(target.reference)
     if head is None:

@@ -247,7 +247,8 @@ def list_all(call: Call) -> "Response":
         if all(tag in item["tags"] for tag in filters):
             found.append(item)
     page, headers = found[skip : skip + min(limit, LIST_PAGE)], {}
-    if len(found) > skip + len(page) and page and "limit" not in call.query:
+    # With a limit, too, there is a next page: a client that wants more than a page holds asks on, and stops by itself.
+    if len(found) > skip + len(page) and page:
         query = urlencode({**call.query, "cursor": skip + len(page)}, doseq=True)
         headers["Link"] = f'<{hub.origin}/api/{PLURAL[call.params["type"]]}?{query}>; rel="next"'
     return answer(page, headers=headers)

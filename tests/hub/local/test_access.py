@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
+from hub.local import commits
 from hub.local.access import Right, check
 from hub.local.errors import Refusal
 from hub.local.git_trees import Edit
 from hub.local.hub import Repository
 from hub.local.server import ENDPOINTS as ALL
 from hub.local.users import User
-from tests.hub.local.in_process import Site
+from tests.hub.local.in_process import Site, text_file
 
 # Who asks: the token's user and whether the token may only read. "granted" was given access to what is gated.
 WHO = {
@@ -186,6 +187,40 @@ def test_no_card_keeps_a_list_from_being_given(tmp_path: Path) -> None:
     store.swap("refs/heads/main", head, store.commit(tree, [head], "owner", "a card"))
     assert {item["id"] for item in site.ask("GET", "/api/datasets").json} == {"team/odd", "team/data"}
     assert "cardData" not in site.ask("GET", "/api/datasets/team/odd").json
+
+
+@pytest.mark.parametrize(("private", "gated", "status"), [(False, "", 200), (True, "", 404), (False, "manual", 403)])
+@pytest.mark.parametrize("opens", [True, False])
+def test_who_is_shut_out_during_a_commit_commits_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, private: bool, gated: str, status: int, opens: bool
+) -> None:
+    site = Site(tmp_path / "hub")
+    repository = site.make()
+    assert site.commit([text_file("a.txt", "a")], "stranger", query="?create_pr=1").status == 200
+    read = commits.read_changes
+
+    def read_for_long(*arguments: Any) -> commits.Changes:
+        changes = read(*arguments)
+        site.hub.change(repository, private, gated)
+        return changes
+
+    monkeypatch.setattr(commits, "read_changes", read_for_long)
+    before = site.hub.git(repository).references("refs/")
+    where = {"query": "?create_pr=1"} if opens else {"at": "refs%2Fpr%2F1"}
+    assert site.commit([text_file("b.txt", "b")], "stranger", **where).status == status
+    assert (site.hub.git(repository).references("refs/") != before) == (status == 200)
+
+
+def test_a_list_goes_on_where_a_page_ends(tmp_path: Path) -> None:
+    site = Site(tmp_path / "hub")
+    names = {site.make(f"team/data-{number}").full_name for number in range(3)}
+    target, found = "/api/datasets?limit=2", set()
+    for count in (2, 1):
+        page = site.ask("GET", target)
+        assert len(page.json) == count
+        found |= {item["id"] for item in page.json}
+        target = page.headers.get("link", "").partition(">")[0].removeprefix("<http://hub.test")
+    assert (found, target) == (names, "")
 
 
 def test_settings_change_only_what_they_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
