@@ -53,6 +53,8 @@ class Changes:
     edits: list[Edit] = field(default_factory=list)
     objects: dict[str, int | None] = field(default_factory=dict)
     lfs_paths: dict[str, str] = field(default_factory=dict)
+    # The LFS paths that were put below a folder, so that deleting one need not look through all of them.
+    lfs_below: dict[str, set[str]] = field(default_factory=dict)
     attributes_changed: bool = False
 
     @property
@@ -214,11 +216,14 @@ def _read_operation(
         oid, size = check_oid(value.get("oid")), value.get("size")
         changes.objects[oid] = check_size(size, MAX_LFS_OBJECT) if size is not None else changes.objects.get(oid)
         changes.lfs_paths[path] = oid
+        for end in (at for at, character in enumerate(path) if character == "/"):
+            changes.lfs_below.setdefault(path[:end], set()).add(path)
         # Its pointer is written when the sizes of all objects are known.
         changes.edits.append(Edit(path, oid))
     elif folder:
         changes.edits.append(Edit(path))
-        changes.lfs_paths = {p: o for p, o in changes.lfs_paths.items() if p != path and not p.startswith(f"{path}/")}
+        for gone in (path, *changes.lfs_below.pop(path, ())):
+            changes.lfs_paths.pop(gone, None)
     else:
         raise bad_request("Invalid commit: expected the key file, lfsFile, deletedFile or deletedFolder")
 

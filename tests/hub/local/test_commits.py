@@ -3,13 +3,14 @@
 import base64
 import hashlib
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from hub.local import names
+from hub.local import commits, names
 from hub.local.attributes import MAX_ATTRIBUTES
 from hub.local.pointers import pointer_text
 from tests.hub.local.in_process import Site, text_file
@@ -390,3 +391,25 @@ def test_paths_info_leaves_out_what_is_not_there(site: Site) -> None:
     assert len(site.ask("POST", "/api/datasets/team/data/paths-info/main", None, asked, as_json).json) == 1
     many = b"&".join(b"paths=x" for _ in range(names.MAX_PATHS_INFO + 1))
     assert site.ask("POST", "/api/datasets/team/data/paths-info/main", None, many).status == 413
+
+
+def test_files_that_were_put_and_deleted_again_get_no_line_in_gitattributes(site: Site) -> None:
+    site.upload(DATA)
+    put = [lfs_file(path) for path in ("a/b/x.csv", "a/y.csv", "ab/z.csv", "c.csv", "d/e/f.csv")]
+    gone = [("deletedFolder", {"path": "a/"}), ("deletedFile", {"path": "c.csv"}), ("deletedFile", {"path": "d/e"})]
+    assert site.commit([*put, *gone, lfs_file("a/w.csv")]).status == 200
+    text = site.ask("GET", "/datasets/team/data/raw/main/.gitattributes").body.decode()
+    assert [line.split()[0] for line in text.splitlines() if ".csv" in line] == ["ab/z.csv", "a/w.csv"]
+
+
+def test_thousands_of_deletions_beside_thousands_of_files_take_seconds(site: Site) -> None:
+    changes, unused = commits.Changes(), cast(Any, None)
+    began = time.monotonic()
+    for number in range(15_000):
+        key, value = lfs_file(f"data/new/{number}.bin")
+        commits._read_operation(unused, unused, unused, changes, key, value)
+    for number in range(15_000):
+        commits._read_operation(unused, unused, unused, changes, "deletedFile", {"path": f"data/old/{number}.bin"})
+    # A look through all files at each deletion took a minute and more.
+    assert time.monotonic() - began < 20
+    assert len(changes.lfs_paths) == 15_000
