@@ -95,7 +95,7 @@ def receive_shard(call: Call) -> Response:
 
 
 def _keep(call: Call, user: "User", file: XetFile, pieces: Iterator[bytes]) -> None:
-    """Stores a file. One that is there already is only checked, where the user may read it by other ways anyhow."""
+    """Stores a file. One that is there already, and that the user may read by other ways anyhow, is left as it is."""
     if call.hub.lfs.has(file.sha256, file.size) and may_read_object(call.hub, file.sha256, user):
         return
     call.hub.lfs.receive(file.sha256, file.size, pieces)
