@@ -110,7 +110,10 @@ def _message(
                 reasons.append(bad.reason)
                 continue
             notes += found
-            if picture is not None:
+            if picture is not None and column in pictures:
+                # Two names of one column. What is sent must be what is announced, or pixels are read as messages.
+                reasons.append("repeated_field")
+            elif picture is not None:
                 pictures[column] = {
                     "size": len(picture.png),
                     "width": picture.width,

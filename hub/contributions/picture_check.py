@@ -96,6 +96,9 @@ def _walk_png(data: bytes, limits: Limits) -> tuple[bytes, bool, bool]:
         names.append(name)
         at = end
         if name == b"IEND":
+            if length:
+                # What is kept as it is would keep whatever is hidden there.
+                raise BadPicture("picture_trailing_data")
             break
     if at != len(data):
         raise BadPicture("picture_trailing_data")

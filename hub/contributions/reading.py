@@ -98,7 +98,7 @@ class Reading:
             self._refuse(names[at], _why(child.returncode), "")
         except _TooSlow:
             self._refuse(names[at], "out_of_time", f"no row for {self.limits.silence_seconds:g} seconds")
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, EOFError, BrokenPipeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError, BrokenPipeError):
             child.kill()
             child.wait()
             self._refuse(names[min(at, len(names) - 1)], _why(child.returncode), "")

@@ -468,6 +468,7 @@ PICTURES: list[tuple[str, Callable[[], bytes]]] = [
     ("picture_trailing_data", lambda: encoded("JPEG") + b"<html>"),
     ("picture_trailing_data", lambda: encoded("WEBP") + b"#!/bin/sh"),
     ("picture_trailing_data", behind_the_stream),
+    ("picture_trailing_data", lambda: encoded("PNG")[:-12] + png((b"IEND", b"hidden text"))[8:]),
     ("picture_broken", lambda: encoded("PNG")[:-40]),
     ("picture_broken", lambda: encoded("JPEG")[:-40]),
     ("picture_broken", lambda: encoded("WEBP")[:-40]),
@@ -567,6 +568,20 @@ def test_an_imagefolder_is_read_and_its_names_lead_nowhere_else(check: Check, pl
     refused = {one.file: one.reason for one in checked.refused}
     assert refused.pop("in/3_unsafe.png") == "link"
     assert set(refused.values()) == {"picture_without_row"} and "in/1_unsafe.png" in refused
+
+
+def test_two_names_of_one_picture_are_refused_and_its_bytes_are_never_read_as_rows(check: Check, place: Path):
+    first, second = rows(2, pictures=True)
+    (place / "long.png").write_bytes(first["unsafe_image"])
+    (place / "short.png").write_bytes(encoded("PNG", size=(16, 16)))
+    (place / "safe.png").write_bytes(first["safe_image"])
+    text = {name: value for name, value in first.items() if not name.endswith("_image")}
+    names = {"unsafe_file_name": "long.png", "unsafe_image_file_name": "short.png", "safe_file_name": "safe.png"}
+    after = {name: value for name, value in second.items() if not name.endswith("_image")}
+    write_jsonl(place / "a.jsonl", [{**text, **names}, after])
+    checked = check()
+    assert [(result.number, result.reasons) for result in checked.results()] == [(1, ("repeated_field",)), (2, ())]
+    assert not checked.refused
 
 
 def test_files_that_end_the_reader_again_and_again_do_not_keep_it_busy(place: Path, monkeypatch: pytest.MonkeyPatch):
