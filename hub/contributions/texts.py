@@ -7,6 +7,8 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from dataset_builder.keys import clean
+
 # Turn the direction of writing (Unicode Standard Annex 9, 2.1 to 2.5, and the marks).
 _BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -62,8 +64,8 @@ def text_faults(text: str, languages: Sequence[str] = ("en",), prose: bool = Tru
     if _piled_up(text, kinds):
         found.append("combining_characters")
     if prose and "surrogate" not in found:
-        # Fullwidth letters are letters once they are cleaned.
-        plain = unicodedata.normalize("NFKC", text)
+        # Fullwidth letters are letters, and wide blanks at the ends gone, once they are cleaned.
+        plain = clean(text)
         found += [code for code, pattern in _MARKS if pattern.search(plain)]
     return found
 

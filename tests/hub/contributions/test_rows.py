@@ -229,3 +229,8 @@ def test_plain_prompts_have_no_fault_and_a_joiner_is_a_letter_only_where_the_lan
         assert text_faults(text) == []
     assert text_faults("می\u200cخواهم", ["fa"]) == []
     assert text_faults("می\u200cخواهم", ["en"]) == ["zero_width_characters"]
+
+
+def test_marks_behind_blanks_that_cleaning_takes_away_are_found():
+    for text, fault in (("\u00a0=1+1", "formula"), ("\u2003# heading", "markdown"), ("\u3000---", "yaml")):
+        assert fault in text_faults(text)

@@ -165,6 +165,11 @@ def formula_with_plus(folder: Path) -> None:
     _begins(folder, "+1 ")
 
 
+@kind("formula")
+def formula_behind_a_space_that_does_not_break(folder: Path) -> None:
+    _begins(folder, "\u00a0=cmd ")
+
+
 @kind("html")
 def html_script(folder: Path) -> None:
     _unsafe(folder, "<script>alert(1)</script>")
