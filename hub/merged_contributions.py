@@ -27,6 +27,7 @@ from hub.contributions.published import Published
 from hub.contributions.reading import Reading, name_fault, shown
 from hub.contributions.schema import RawRow, source_of
 from hub.folders import CONTRIBUTIONS, read_file
+from hub.new_concepts import settle_new_concepts
 from recipes import JudgeConfig
 
 # What a squash merge of pull request 7 is titled: "Add pairs (#7)".
@@ -240,6 +241,12 @@ class TakenRows:
         for place, row in self._connection.execute("SELECT place, row FROM rows ORDER BY place"):
             yield place, json.loads(row)
 
+    def rename(self, place: int, concept: str) -> None:
+        """Give a row's concept another spelling."""
+        ((text,),) = self._connection.execute("SELECT row FROM rows WHERE place = ?", (place,)).fetchall()
+        row = json.dumps({**json.loads(text), "concept": concept})
+        self._connection.execute("UPDATE rows SET concept = ?, row = ? WHERE place = ?", (concept, row, place))
+
     def remove(self, places: list[int]) -> None:
         """Let go of rows."""
         self._connection.executemany("DELETE FROM rows WHERE place = ?", [(place,) for place in places])
@@ -314,7 +321,9 @@ def take_rows(root: Path, files: list[ContributedFile], conditions: Conditions, 
             for refused in reading.refused:
                 if refused.file in names:
                     names[refused.file].refused = refused.reason
-    _leave_out_repeated(taken, {file.name: file for file in files}, conditions)
+    by_name = {file.name: file for file in files}
+    _leave_out_repeated(taken, by_name, conditions)
+    _settle_new_concepts(taken, by_name, conditions)
     for own in _by_user(files).values():
         _let_pictures_go(own)
 
@@ -393,3 +402,23 @@ def _leave_out_repeated(taken: TakenRows, files: dict[str, ContributedFile], con
             files[row["file"]].left_out[reason] += 1
             conditions.list_left(row["file"], row["number"], row["pair_id"], (reason,))
     taken.remove(repeated)
+
+
+def _settle_new_concepts(taken: TakenRows, files: dict[str, ContributedFile], conditions: Conditions) -> None:
+    """Give a new concept one spelling, and let go of rows that its category, its name or their prompts speak against:
+    people's contributions know nothing of each other's concepts."""
+    changed = {
+        place: (concept, reason) for place, concept, reason in settle_new_concepts(taken.in_order, conditions.published)
+    }
+    gone: list[int] = []
+    for place, row in taken.in_order() if changed else ():
+        reason = changed[place][1] if place in changed else None
+        if reason is not None:
+            gone.append(place)
+            files[row["file"]].taken -= 1
+            files[row["file"]].left_out[reason] += 1
+            conditions.list_left(row["file"], row["number"], row["pair_id"], (reason,))
+    taken.remove(gone)
+    for place, (concept, reason) in changed.items():
+        if reason is None:
+            taken.rename(place, concept)

@@ -21,6 +21,7 @@ from hub.changelog import section, with_section
 from hub.client import HubError
 from hub.compact import compact, count_rows
 from hub.contributed_splits import SplitChooser
+from hub.contributions.published import published_folder
 from hub.merged_contributions import ContributedFile
 from hub.pull import pull
 from hub.push import push
@@ -175,6 +176,47 @@ def test_what_would_leak_is_left_out_and_listed(
     assert "test_duplicate" in listed[0]["reasons"]
     for side in ("unsafe_prompt", "safe_prompt"):
         assert same[side] not in (tmp_path / "work" / "left_out.jsonl").read_text("utf8")
+
+
+def test_a_new_concept_has_one_name_and_one_category_and_no_other_split_names_it(
+    api: HfApi, repository: Repository, contributed: list[dict[str, Any]], tmp_path: Path, _published: Path
+) -> None:
+    violence = [row for row in contributed if row["category"] == "violence"]
+    other = [row for row in contributed if row["category"] != "violence"]
+
+    def about(row: dict[str, Any], concept: str) -> dict[str, Any]:
+        return {
+            **row,
+            "concept": concept,
+            "unsafe_prompt": row["unsafe_prompt"].replace(row["concept"], concept.lower()),
+        }
+
+    def beside(row: dict[str, Any], thing: str) -> dict[str, Any]:
+        return {**row, **{side: f"{row[side]} beside a {thing}" for side in ("unsafe_prompt", "safe_prompt")}}
+
+    # The other category comes from somebody else, whose checks know nothing of the first one's.
+    ada = [about(violence[0], "catapult"), about(violence[1], "Catapult"), beside(other[0], "catapult"), violence[2]]
+    ben = [about(other[1], "catapult"), other[2]]
+    seen = prompts_of(_published)["train"][0]["safe_prompt"].split()[1]
+    merge(repository, {"contributions/ada/a.parquet": parquet(ada), "contributions/ben/b.parquet": parquet(ben)})
+    released, _ = run(api)
+    assert [dict(file.left_out) for file in released.files] == [
+        {"safe_names_concept": 1},
+        {"concept_of_other_category": 1},
+    ]
+    assert [file.taken for file in released.files] == [3, 1] and sum(released.added.values()) == 4
+    concepts = manifest_of(repository)["taxonomy"]["concepts"]
+    assert [category for category, kinds in concepts.items() if "catapult" in kinds["unseen"]] == ["violence"]
+    assert "Catapult" not in str(concepts)
+    pull("data", NAME, tmp_path / "back", api)
+    assert [row["concept"] for row in prompts_of(tmp_path / "back")["test_unseen_concepts"]].count("catapult") == 2
+    # What comes next is checked against a taxonomy that can be read.
+    assert published_folder(tmp_path / "back").taxonomy.category_of("violence") is not None
+
+    # Training has seen this word: no pair about it would be of an unseen concept.
+    merge(repository, {"contributions/ada/c.parquet": parquet([about(violence[3], seen)])})
+    released, _ = run(api)
+    assert not released.made and dict(released.files[0].left_out) == {"concept_seen_in_training": 1}
 
 
 def test_contributions_that_repeat_each_other_come_in_once(
