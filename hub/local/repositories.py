@@ -5,7 +5,7 @@ from urllib.parse import urlencode
 
 from hub.local.access import check, find_repository
 from hub.local.call import Call, answer
-from hub.local.errors import Refusal, bad_request
+from hub.local.errors import Refusal, bad_request, repository_not_found
 from hub.local.git_store import Entry, GitStore
 from hub.local.metadata import card_data, faults
 from hub.local.names import LIST_PAGE, MAX_JSON, PLURAL, PREFIX, RESERVED, check_name, check_text
@@ -114,9 +114,12 @@ def delete(call: Call) -> "Response":
 
 
 def _named(call: Call, kind: str, namespace: str, name: str) -> "Repository":
-    """A repository that a body names, for its administrator."""
+    """A repository that a body names, for its administrator; by its present name, for an old one may be a slip."""
     call.params = {"type": kind, "namespace": namespace, "name": name}
-    return find_repository(call, "admin")
+    found = find_repository(call, "admin")
+    if found.full_name.lower() != f"{namespace}/{name}".lower():
+        raise repository_not_found(call.user)
+    return found
 
 
 def move(call: Call) -> "Response":

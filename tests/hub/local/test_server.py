@@ -127,6 +127,9 @@ def test_repositories_are_listed_moved_and_deleted(api: HfApi) -> None:
     assert info.card_data is not None and info.card_data.license == "mit" and "image" in (info.tags or [])
     api.move_repo("owner/list-1", "team/moved", repo_type="dataset")
     assert api.dataset_info("owner/list-1").id == "team/moved"
+    # Who deletes by the old name may mean another repository.
+    with pytest.raises(RepositoryNotFoundError):
+        api.delete_repo("owner/list-1", repo_type="dataset")
     api.delete_repo("team/moved", repo_type="dataset")
     assert not api.repo_exists("team/moved", repo_type="dataset")
     assert not api.repo_exists("owner/list-1", repo_type="dataset")
