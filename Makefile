@@ -4,7 +4,7 @@ OUT ?= runs/quickstart
 SEED ?= 0
 BIN := .venv/bin
 
-.PHONY: quickstart test test-hub test-stock test-vllm lint types install clean
+.PHONY: quickstart test test-hub test-ray-kills test-stock test-vllm lint types install clean
 
 # The stamp is newer than pyproject.toml when what it asks for is installed.
 .venv/installed: pyproject.toml
@@ -23,6 +23,9 @@ test: .venv/installed
 
 test-stock: .venv/installed
 	$(BIN)/python -m pytest -m stock tests/integration/test_stock_clients.py
+
+test-ray-kills: .venv/installed
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m ray_kills tests/dataset_builder/test_ray.py
 
 # Kills, many processes at once and gigabytes, on the Hub server.
 test-hub: .venv/installed

@@ -127,7 +127,7 @@ def test_the_dataset_is_that_of_the_local_executor_byte_for_byte(cluster, built,
 
 
 # Seven builds and as many starts of Ray's workers: some 220 s on two busy cores, more beside other work.
-@pytest.mark.slow
+@pytest.mark.ray_kills
 @pytest.mark.timeout(3000)
 def test_five_kills_at_random_moments_change_no_byte(cluster, built, tiny_model, taxonomy_file, tmp_path):
     straight = contents(built / "dataset")
