@@ -248,7 +248,7 @@ def test_wrong_xorbs_are_refused_and_leave_nothing(hub: Hub) -> None:
     assert hub.ask("POST", url + "5" * 64, token["accessToken"], b"no xorb at all, but long enough")[0] == 400
     assert hub.ask("POST", url + "G" * 64, token["accessToken"], chunk(b"x"))[0] == 400
     assert hub.ask("POST", url + "..%2F..%2Fhub.sqlite", token["accessToken"], chunk(b"x"))[0] == 400
-    assert hub.ask("POST", url + "5" * 64, token["accessToken"], b"", {"Content-Length": str(65 << 20)})[0] == 413
+    assert hub.ask("POST", url + "5" * 64, token["accessToken"], b"", {"Content-Length": str(80 << 20)})[0] == 413
     assert hub.xorbs() == before
 
 
