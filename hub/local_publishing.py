@@ -51,6 +51,8 @@ def publish_locally(recipe: Recipe, out: Path) -> dict[str, Any]:
         environment = {key: value for key, value in os.environ.items() if key not in _OWN}
         environment |= {"HF_ENDPOINT": server.url, "HF_HOME": scratch, "HF_HUB_DISABLE_TELEMETRY": "1"}
         environment |= {"HF_TOKEN": owner, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        # Else datasets tells a server elsewhere what was loaded.
+        environment |= {"HF_UPDATE_DOWNLOAD_COUNTS": "0"}
         environment |= {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "DIFFUSERS_VERBOSITY": "error"}
         order(recipe, out, owner, contributor)
         try:
