@@ -258,10 +258,15 @@ class EncodedStream:
         read: list[dict[str, Any]] = []
         try:
             read.extend(islice(self._iterator, GROUP))
-        except _UNREADABLE as error:
+        except (*_UNREADABLE, RuntimeError) as error:
+            # datasets, which ends its decoding threads on an error, raises another over it where `asyncio.run` was
+            # called before: "There is no current event loop".
+            cause = error.__context__ if isinstance(error, RuntimeError) else error
+            if not isinstance(cause, _UNREADABLE):
+                raise
             # The stream decodes by itself here, so that the broken row stays unnamed.
             last = f"after pair {read[-1]['pair_id']}" if read else f"{first} of pass {self._turn}"
-            raise PairsError(f"train_dataset: the row {last} cannot be read: {_first_line(error)}") from error
+            raise PairsError(f"train_dataset: the row {last} cannot be read: {_first_line(cause)}") from error
         pair_ids = [str(row["pair_id"]) for row in read]
         if state is not None and read and (self._turn, first) not in {(mark.turn, mark.row) for mark in self._marks}:
             self._marks.append(Mark(self._turn, first, state, pair_ids))

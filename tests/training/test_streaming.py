@@ -1,5 +1,6 @@
 """A stream trains as pairs on disk do: each once a pass, in bounded memory, resumed bit for bit."""
 
+import asyncio
 import gc
 import json
 from collections.abc import Callable
@@ -344,8 +345,12 @@ def test_a_broken_picture_is_named_by_its_pair(encoded_stream: Callable, stream:
         _ids(encoded_stream(whole), range(20))
     # Decoded by the stream itself, only the neighbour is known.
     threads = whole.decode(num_threads=1).filter(lambda row: True)
-    with pytest.raises(PairsError, match=r"the row after pair pair-\d\d cannot be read"):
-        _ids(encoded_stream(threads), range(20))
+    for ran_a_loop in (False, True):
+        if ran_a_loop:
+            # What every script does that fetched something first; datasets then ends in an error of its own.
+            asyncio.run(asyncio.sleep(0))
+        with pytest.raises(PairsError, match=r"the row after pair pair-\d\d cannot be read: UnidentifiedImageError"):
+            _ids(encoded_stream(threads), range(20))
 
 
 def test_pictures_of_two_sizes_are_named_by_the_pair(encoded_stream: Callable, stream: Callable) -> None:
