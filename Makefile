@@ -2,9 +2,10 @@
 PYTHON ?= python3
 OUT ?= runs/quickstart
 SEED ?= 0
+EVIDENCE ?= runs/evidence
 BIN := .venv/bin
 
-.PHONY: quickstart test test-hub test-ray-kills test-stock test-vllm lint types install clean
+.PHONY: quickstart test test-hub test-ray-kills test-stock test-vllm evidence lint types install clean
 
 # The stamp is newer than pyproject.toml when what it asks for is installed.
 .venv/installed: pyproject.toml
@@ -30,6 +31,10 @@ test-ray-kills: .venv/installed
 # Kills, many processes at once and gigabytes, on the Hub server.
 test-hub: .venv/installed
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m hub_heavy tests/integration/hub_local
+
+# Measures again what README, docs and cards state, and writes docs/EVIDENCE.md: hours; killed, it goes on.
+evidence: .venv/installed
+	$(BIN)/coprov2 evidence --out $(EVIDENCE)
 
 # vLLM pins another transformers and brings a torchvision with which no transformers can be imported.
 .venv-vllm/installed: pyproject.toml

@@ -12,6 +12,7 @@ import typer
 import cards.cli
 import dataset_builder.cli
 import evaluation.cli
+import evaluation.evidence_cli
 import hub.cli
 import training.cli
 import training.merge_cli
@@ -23,7 +24,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Build preference data, train safety experts, merge, evaluate and publish them.",
 )
-for package in (hub.cli, dataset_builder.cli, training.cli, training.merge_cli, evaluation.cli, cards.cli):
+for package in (
+    hub.cli,
+    dataset_builder.cli,
+    training.cli,
+    training.merge_cli,
+    evaluation.cli,
+    evaluation.evidence_cli,
+    cards.cli,
+):
     package.register(app)
 
 

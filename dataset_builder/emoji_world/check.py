@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image, ImageDraw
+from scipy.stats import binomtest
 from tqdm import tqdm
 from transformers import AutoTokenizer, LlamaForCausalLM, ResNetForImageClassification
 
@@ -52,8 +53,9 @@ def draw(
 
 def check_pictures(
     pipeline: DiffusionPipeline, judge: ResNetForImageClassification, seed: int, count: int, steps: int, guidance: float
-) -> tuple[dict[str, float], list[tuple[Scene, Image.Image, bool]]]:
-    """Share of pictures that hold what their caption names; half of the captions name one thing, half two."""
+) -> tuple[dict[str, float], dict[str, int], list[tuple[Scene, Image.Image, bool]]]:
+    """Share of pictures that hold what their caption names, and how many it is of; half of the captions name one thing,
+    half two."""
     rng = np.random.default_rng([seed, 21])
     names = list(THINGS)
     scenes = []
@@ -71,20 +73,33 @@ def check_pictures(
         if scene.background
     ]
     by_size = {
-        size: float(np.mean([h for h, s in zip(held, scenes, strict=True) if len(s.things) == 1 and s.size == size]))
+        size: [h for h, s in zip(held, scenes, strict=True) if len(s.things) == 1 and s.size == size]
         for size in ("small", "", "big")
     }
     safe_only = [(s, f) for s, f in zip(scenes, seen, strict=True) if not set(s.things) & set(UNSAFE)]
+    trials = {
+        "one_thing_held": held[0::2],
+        "two_things_held": held[1::2],
+        "background_held": ground,
+        "unsafe_seen_where_none_is_named": [bool(f & set(UNSAFE)) for _, f in safe_only],
+        **{f"one_{size or 'normal'}_thing_held": values for size, values in by_size.items()},
+    }
     figures = {
-        "one_thing_held": float(np.mean(held[0::2])),
-        "two_things_held": float(np.mean(held[1::2])),
-        "background_held": float(np.mean(ground)),
-        "unsafe_seen_where_none_is_named": float(np.mean([bool(f & set(UNSAFE)) for _, f in safe_only])),
-        **{f"one_{size or 'normal'}_thing_held": value for size, value in by_size.items()},
+        **{name: float(np.mean(values)) for name, values in trials.items()},
         "pictures": count,
         "pictures_a_second": count / seconds,
     }
-    return figures, list(zip(scenes, pictures, held, strict=True))
+    counts = {name: len(values) for name, values in trials.items()}
+    return figures, counts, list(zip(scenes, pictures, held, strict=True))
+
+
+def intervals(figures: dict[str, float], counts: dict[str, int]) -> dict[str, dict[str, float]]:
+    """The shares among `figures` with Wilson's 95 % interval, by their numbers of trials in `counts`."""
+    found = {}
+    for name, n in counts.items():
+        low, high = binomtest(round(figures[name] * n), n).proportion_ci(method="wilson")
+        found[name] = {"value": figures[name], "low": float(low), "high": float(high), "n": n}
+    return found
 
 
 def check_llm(
@@ -195,6 +210,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     figures: dict[str, dict[str, float]] = {}
+    counts: dict[str, dict[str, int]] = {}
     judge = ResNetForImageClassification.from_pretrained(args.models / "judge", dtype=torch.float32).eval()
     if "t2i" in args.parts or "judge" in args.parts:
         pipeline = DiffusionPipeline.from_pretrained(args.models / "t2i", torch_dtype=torch.float32)
@@ -204,8 +220,11 @@ def main(argv: list[str] | None = None) -> None:
             "exact_set": exact_set_accuracy(judge, seed=args.seed + 1000, count=2000),
             "exact_set_through_the_vae": exact_set_accuracy(judge, seed=args.seed + 2000, count=500, vae=pipeline.vae),
         }
+        counts["judge"] = {"exact_set": 2000, "exact_set_through_the_vae": 500}
     if "t2i" in args.parts:
-        figures["t2i"], results = check_pictures(pipeline, judge, args.seed, args.pictures, args.steps, args.guidance)
+        figures["t2i"], counts["t2i"], results = check_pictures(
+            pipeline, judge, args.seed, args.pictures, args.steps, args.guidance
+        )
         figures["t2i"]["vae_psnr_db"] = psnr(pipeline.vae)
         figures["t2i"] |= {"steps": args.steps, "guidance": args.guidance}
         contact_sheet(results[:64]).save(args.out / "contact_sheet.png")
@@ -213,10 +232,13 @@ def main(argv: list[str] | None = None) -> None:
     if "llm" in args.parts:
         llm = LlamaForCausalLM.from_pretrained(args.models / "llm", dtype=torch.float32).eval()
         figures["llm"] = check_llm(llm, AutoTokenizer.from_pretrained(args.models / "llm"), args.seed, args.answers)
+        shares = [name for name in figures["llm"] if not name.startswith("answers")]
+        counts["llm"] = dict.fromkeys(shares, args.answers)
     for part, values in figures.items():
         for key, value in values.items():
             print(f"{part:6s} {key:34s} {value:.4f}" if isinstance(value, float) else f"{part:6s} {key:34s} {value}")
-    (args.out / "check.json").write_text(json.dumps(figures, indent=1) + "\n", "utf8")
+    known = {part: intervals(figures[part], counts[part]) for part in figures}
+    (args.out / "check.json").write_text(json.dumps({**figures, "intervals": known}, indent=1) + "\n", "utf8")
     if args.cards:
         from dataset_builder.emoji_world.model_cards import write_cards
 

@@ -51,7 +51,9 @@ def write_cards(models: Path, figures: dict[str, dict[str, float]]) -> None:
     """Write `README.md` into each model's folder of which `figures` has measurements."""
     for name, values in figures.items():
         data, title, text = _CARDS[name]
-        rows = "\n".join(f"| {key.replace('_', ' ')} | {value:.4g} |" for key, value in values.items())
+        # A speed is the machine's, not the model's.
+        told = {key.replace("_", " "): value for key, value in values.items() if not key.endswith("_a_second")}
+        rows = "\n".join(f"| {key} | {value:.4g} |" for key, value in told.items())
         body = (
             f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{text}\n\n"
             f"## Measured\n\nBy {_CHECK}, on fresh prompts and drawings; shares are of 1.\n\n"

@@ -1,0 +1,150 @@
+"""A stated number holds when it lies in the new interval, and no figure is stated without a measurement."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from evaluation.evidence import Claim, check_evidence, look_up, read_claims, stated, unclaimed, weigh
+from recipes import RecipeError
+
+RATE = {"value": 0.016, "low": 0.007, "high": 0.037, "n": 308}
+
+
+def claim(**changes: Any) -> Claim:
+    return Claim(
+        **{"file": "README.md", "text": "{} % unsafe", "source": "study", "at": "rate", "unit": 0.01, **changes}
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "measured", "changes", "holds"),
+    [
+        ("1.6", RATE, {}, True),
+        ("3.7", RATE, {}, True),
+        ("3.8", RATE, {}, False),
+        ("0.6", RATE, {}, False),
+        # Rounds to what the interval holds.
+        ("4", RATE, {}, True),
+        ("12", 0.12, {}, True),
+        ("12", 0.126, {}, False),
+        # 288 of 300 is 93.1 to 97.7 %.
+        ("97", 0.96, {"of": 300}, True),
+        ("99", 0.96, {"of": 300}, False),
+        ("2.0", 3.9, {"unit": 1.0, "within": 2.0}, True),
+        ("2.0", 4.2, {"unit": 1.0, "within": 2.0}, False),
+        ("3", RATE, {"rule": "at_most"}, True),
+        ("1", RATE, {"rule": "at_most"}, False),
+        ("1", RATE, {"rule": "at_least"}, True),
+        ("4", RATE, {"rule": "at_least"}, False),
+        ("1,434", 1434, {"unit": 1.0}, True),
+    ],
+)
+def test_a_number_holds_inside_of_the_interval(text: str, measured: Any, changes: dict[str, Any], holds: bool) -> None:
+    assert weigh(claim(**changes), text, measured).holds is holds
+
+
+def test_a_measurement_that_is_none_is_refused() -> None:
+    for measured in ("1.6", None, True, {"value": 1}):
+        with pytest.raises(RecipeError, match="expected a number or an estimate"):
+            weigh(claim(), "1.6", measured)
+
+
+def test_a_number_is_found_by_its_words_across_lines(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("It draws\nan unsafe picture for 1.6 % of\nprompts (base 98.1 %).\n", "utf8")
+    text, span = stated(claim(text="picture for {} % of prompts"), tmp_path)
+    assert text == "1.6" and (tmp_path / "README.md").read_text("utf8")[slice(*span)] == "1.6"
+    assert stated(claim(text="(base {} %)"), tmp_path)[0] == "98.1"
+    for words in ("picture for {} points", "{} %"):
+        with pytest.raises(RecipeError, match=r"found \d places like"):
+            stated(claim(text=words), tmp_path)
+
+
+def test_a_result_is_read_by_keys_and_entries() -> None:
+    result = {"rows": [{"name": "base"}, {"name": "merge/least_squares+tuned", "measures": {"unsafe_rate": RATE}}]}
+    assert look_up(result, "rows[name=merge/least_squares+tuned].measures.unsafe_rate") == RATE
+    for at in ("rows[name=other].measures", "rows[name=base].measures", "columns"):
+        with pytest.raises(RecipeError, match="the result has nothing at"):
+            look_up(result, at)
+
+
+def test_figures_nobody_claimed_are_listed(tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text(
+        "98.1 % of 3 things\n`50 %` and\n```\n7 %\n```\n2.5 points, 1.6 times, SD1.5 x 2, 512 x 512\n", "utf8"
+    )
+    assert unclaimed(path, [(0, 4)]) == ["line 6: 2.5 points", "line 6: 1.6 times"]
+    assert unclaimed(path, []) == ["line 1: 98.1 %", "line 6: 2.5 points", "line 6: 1.6 times"]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text("Merged: 1.6 % unsafe.\n", "utf8")
+    words = ["python", "-c", "import json, sys; json.dump({'rate': 0.016}, open(sys.argv[1], 'w'))", "{out}/study.json"]
+    claims = {
+        "sources": {"study": {"command": words, "result": "study.json"}},
+        "texts": ["README.md"],
+        "claims": [{"file": "README.md", "text": "Merged: {} % unsafe", "source": "study", "at": "rate", "unit": 0.01}],
+    }
+    (tmp_path / "docs" / "claims.yaml").write_text(yaml.safe_dump(claims), "utf8")
+    return tmp_path
+
+
+def check(project: Path, only: list[str] | None = None) -> tuple[list[bool], list[str]]:
+    findings, loose = check_evidence(project, project / "docs" / "claims.yaml", project / "out", only or [])
+    return [finding.holds for finding in findings], loose
+
+
+def test_evidence_runs_the_command_and_writes_the_page(project: Path) -> None:
+    assert check(project) == ([True], [])
+    page = (project / "docs" / "EVIDENCE.md").read_text("utf8")
+    assert "1 numbers, 1 hold, 0 do not; 0 without" in page and "Merged: **1.6** % unsafe" in page
+
+
+def test_a_changed_number_and_a_new_figure_are_found(project: Path) -> None:
+    (project / "README.md").write_text("Merged: 1.7 % unsafe, and 80 % of the rest.\n", "utf8")
+    assert check(project) == ([False], ["README.md, line 1: 80 %"])
+    assert "**no**" in (project / "docs" / "EVIDENCE.md").read_text("utf8")
+
+
+def test_a_failing_command_is_named(project: Path) -> None:
+    path = project / "docs" / "claims.yaml"
+    whole = yaml.safe_load(path.read_text("utf8"))
+    whole["sources"]["study"]["command"] = ["python", "-c", "raise SystemExit(3)"]
+    path.write_text(yaml.safe_dump(whole), "utf8")
+    with pytest.raises(RecipeError, match="source study: .* ended with 3"):
+        check(project)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("source", "other", r"claims\[0\].source: found 'other', expected one of study"),
+        ("rule", "near", r"claims\[0\].rule: found 'near'"),
+        ("text", "no number", r"claims\[0\].text: expected one {}"),
+        ("share", 1, "share"),
+    ],
+)
+def test_a_wrong_claim_is_named(project: Path, field: str, value: Any, said: str) -> None:
+    path = project / "docs" / "claims.yaml"
+    whole = yaml.safe_load(path.read_text("utf8"))
+    whole["claims"][0][field] = value
+    path.write_text(yaml.safe_dump(whole), "utf8")
+    with pytest.raises(RecipeError, match=said):
+        read_claims(path)
+
+
+def test_every_number_of_this_project_is_claimed_and_found() -> None:
+    """The cheap half of `make evidence`, which measures them: words and numbers fit together."""
+    root = Path(__file__).parents[2]
+    sources, claims, texts = read_claims(root / "docs" / "claims.yaml")
+    assert {claim.source for claim in claims} == sources.keys()
+    spans: dict[str, list[tuple[int, int]]] = {}
+    for one in claims:
+        spans.setdefault(one.file, []).append(stated(one, root)[1])
+    assert {"README.md", "docs/HUB.md", "docs/BUILDING.md"} <= set(texts)
+    assert [f"{file}, {place}" for file in texts for place in unclaimed(root / file, spans.get(file, []))] == []
+    json.dumps([vars(one) for one in claims])
