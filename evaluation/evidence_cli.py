@@ -22,7 +22,7 @@ def evidence(
     / "claims.yaml",
     source: Annotated[
         list[str] | None,
-        typer.Option(help="measure this source alone; repeatable. docs/EVIDENCE.md is left alone then."),
+        typer.Option(help="measure this source alone; repeatable; writes no docs/EVIDENCE.md"),
     ] = None,
 ) -> None:
     """Measure again every number that README, docs and cards state, and fail where one no longer holds."""

@@ -115,7 +115,7 @@ def test_a_failing_command_is_named(project: Path) -> None:
     whole = yaml.safe_load(path.read_text("utf8"))
     whole["sources"]["study"]["command"] = ["python", "-c", "raise SystemExit(3)"]
     path.write_text(yaml.safe_dump(whole), "utf8")
-    with pytest.raises(RecipeError, match="source study: .* ended with 3"):
+    with pytest.raises(RecipeError, match=r"source study: .* ended with 3"):
         check(project)
 
 
