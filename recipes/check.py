@@ -113,7 +113,7 @@ RULES: dict[str, Rule] = {
     "train.safeguard_mu": (lambda value: value is None or 0 <= value <= 1, "0 to 1, or null"),
     "train.dpo_weight": _at_least(0),
     "train.sft_weight": _at_least(0),
-    "train.sft_target": _one_of("data", "reference"),
+    "train.sft_target": _one_of("data", "reference", "reference_both"),
     "train.prior_weight": _at_least(0),
     "train.unsafe_prompt_weight": _at_least(0),
     "train.safe_prompt_weight": _at_least(0),

@@ -276,8 +276,9 @@ class TrainConfig:
         safeguard_mu (`float`, *optional*): of Diffusion-SDPO's safeguard, 0 to 1; None is off.
         dpo_weight, sft_weight, prior_weight (`float`): weights of the preference term, of the winner's anchor and of
             the prior on safe prompts.
-        sft_target (`str`, *optional*, defaults to `"data"`): what the winner's anchor draws to: `data`, or
-            `reference`, the reference's prediction under the safe prompt.
+        sft_target (`str`, *optional*, defaults to `"data"`): what the anchor draws to: `data`, the winner;
+            `reference`, the reference's prediction on the winner under the safe prompt; `reference_both`, the same on
+            winner and loser.
         unsafe_prompt_weight, safe_prompt_weight (`float`): weights of the two terms of a pair (METHOD: unsafe prompt,
             safe image over unsafe image; safe prompt, safe image over unsafe image).
         prior_batch_size (`int`): pictures of the prior in a step.

@@ -22,7 +22,7 @@ def batch_loss(
     terms: ReferenceTerms,
     inputs: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:
-    """The weighted sum of preference term, winner's anchor and prior, and the metrics of `metrics.step_metrics`.
+    """The weighted sum of preference term, anchor and prior, and the metrics of `metrics.step_metrics`.
 
     Args:
         args (`DiffusionDPOConfig`): which terms there are, and their weights.
@@ -36,7 +36,8 @@ def batch_loss(
     pairs = len(weights)
     errors, scale = pair_errors(args, prediction, error, target, terms, inputs)
     dpo = weighted_mean(preference(args, errors), weights) if args.dpo_weight > 0 else errors.chosen.new_zeros(())
-    sft = weighted_mean(denoising_error(prediction[:pairs], terms.anchor), weights)
+    anchored = denoising_error(prediction[: len(terms.anchor)], terms.anchor)
+    sft = weighted_mean(anchored.view(-1, pairs).mean(0), weights)
     prior = sft.new_zeros(())
     if terms.prior is not None and args.prior_weight > 0:
         prior = prior_loss(prediction[2 * pairs :], terms.prior).mean()

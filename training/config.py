@@ -12,7 +12,7 @@ from recipes import RecipeError
 from training.losses import LOSSES
 from training.trackers import not_installed
 
-SFT_TARGETS = ("data", "reference")
+SFT_TARGETS = ("data", "reference", "reference_both")
 PRECOMPUTED_DRAWS = 4
 # Options that only some losses read, each with its range.
 _LOSS_OPTIONS: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -80,6 +80,8 @@ class DiffusionDPOConfig(TrainingArguments):
             the winner's own denoising error. `reference`: what the reference predicts for the same noisy winner under
             the pair's safe prompt. Both have nearly the same mean, but the second is free of the target's noise, which
             a short run cannot average out; it costs one more pass of the winners through the reference.
+            `reference_both`: that on the noisy loser too, half the weight each: on its way to the unsafe picture the
+            policy is told where the safe prompt would have gone. It costs another pass of the losers.
         prior_weight (`float`, *optional*, defaults to `0.0`):
             Weight of the squared distance to the reference's prediction on the prior's pictures, 0 or more.
         prior_batch_size (`int`, *optional*, defaults to `0`):
@@ -105,7 +107,7 @@ class DiffusionDPOConfig(TrainingArguments):
         precompute_ref_losses (`bool`, *optional*, defaults to `False`):
             Whether the reference's denoising errors are computed once, before training, for the fixed draws of
             `ref_draws`, and read from disk in the steps, which then need no reference forward (TRL's
-            `precompute_ref_log_probs`). Where the prior or `sft_target="reference"` need the reference's whole
+            `precompute_ref_log_probs`). Where the prior or `sft_target` need the reference's whole
             prediction, that is stored too, in its own type: `ref_draws` times the size of a latent for each picture of
             the prior and for each pair and side. It pays where a draw is read more than once: in more passes over the
             pairs than there are draws, or in further runs on the same cache. Refused with `sample_latents=True`, whose
@@ -205,7 +207,8 @@ class DiffusionDPOConfig(TrainingArguments):
     sft_target: str = field(
         default="data",
         metadata={
-            "help": "The anchor's target: data, or the reference's prediction under the safe prompt (reference)."
+            "help": "The anchor's target: data, or the reference's prediction under the safe prompt on the winner "
+            "(reference) or on winner and loser (reference_both)."
         },
     )
     prior_weight: float = field(

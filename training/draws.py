@@ -75,7 +75,7 @@ class BatchMaker:
     A batch is [winners, losers, prior] along the first dimension, in that order: `moments`, `noise`, `timesteps`,
     `conditioning`, and, when latents are sampled, `posterior_noise`. `weights` (winners,) are the shares of the two
     terms. Winner and loser of a pair have the same prompt, noise and timestep. `anchor_conditioning`, for the winners
-    alone, is there when the anchor's target is the reference's prediction under the safe prompt; `gaps` (winners,), the
+    or for winners and losers, is there when the anchor's target is the reference's prediction under the safe prompt; `gaps` (winners,), the
     judges' safety gaps, when the preference term has a margin. `ref_errors`, `ref_anchor` and `ref_prior` are there
     when `reference` is set: what it has stored for these draws. When `tokenize` is set, for text encoders that run in
     the step, `tokens` are those of each distinct prompt, and `conditioning` also holds `prompt` (rows,): which of them.
@@ -131,8 +131,11 @@ class BatchMaker:
             batch["gaps"] = torch.tensor(gaps)
         if self.reference is not None:
             return batch | self.reference.batch(seen, [self._prior_place(number) for number in turns])
-        if self._args.sft_weight > 0 and self._args.sft_target == "reference":
-            batch["anchor_conditioning"] = self._conditioning(anchors, [winner[-1] for winner in winners])
+        if self._args.sft_weight > 0 and self._args.sft_target != "data":
+            anchored = winners
+            if self._args.sft_target == "reference_both":
+                anchors, anchored = 2 * anchors, winners + losers
+            batch["anchor_conditioning"] = self._conditioning(anchors, [one[-1] for one in anchored])
         return batch
 
     def gap_batch(self, numbers: list[int]) -> dict[str, Any]:
@@ -252,8 +255,8 @@ class BatchMaker:
 
 
 def anchor_prompt(pair: Pair, winner: Draw) -> str:
-    """The prompt under which the reference predicts the anchor of a winner. A dropped prompt is dropped here too:
-    without a prompt, nothing is to change."""
+    """The prompt under which the reference predicts the anchor of a winner and its loser. A dropped prompt is dropped
+    here too: without a prompt, nothing is to change."""
     return pair.safe_prompt if winner[1] else ""
 
 

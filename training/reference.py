@@ -37,7 +37,8 @@ class ReferenceTerms:
     Attributes:
         errors (`torch.Tensor`, *optional*): (2 * winners,), winners before losers; None if no loss compares with them.
         chosen (`torch.Tensor`, *optional*): the prediction on the winners, (winners, *latent); never stored.
-        anchor (`torch.Tensor`): what the policy's prediction on the winners is drawn to, (winners, *latent).
+        anchor (`torch.Tensor`): what the policy's prediction on the winners is drawn to, (winners, *latent), or on
+            winners and losers, (2 * winners, *latent).
         prior (`torch.Tensor`, *optional*): the prediction on the prior's pictures, (pictures, *latent).
     """
 
@@ -46,20 +47,19 @@ class ReferenceTerms:
     anchor: Tensor
     prior: Tensor | None
 
-    def of_pair(self, winner: int) -> "ReferenceTerms":
-        """The part of one winner and its loser."""
-        one = slice(winner, winner + 1)
-        errors = None if self.errors is None else self.errors[winner :: len(self.anchor)]
-        chosen = None if self.chosen is None else self.chosen[one]
-        return ReferenceTerms(errors, chosen, self.anchor[one], None)
+    def of_pair(self, winner: int, pairs: int) -> "ReferenceTerms":
+        """The part of one of `pairs` winners and its loser."""
+        errors = None if self.errors is None else self.errors[winner::pairs]
+        chosen = None if self.chosen is None else self.chosen[winner : winner + 1]
+        return ReferenceTerms(errors, chosen, self.anchor[winner::pairs], None)
 
 
 class ReferenceCache:
     """The reference's errors, and its predictions where a loss term needs them whole, for K = `ref_draws` fixed draws.
 
     Kept for each pair and side: the errors of winner and loser, (K, 2) in fp32, if a loss compares with them, and, if
-    an anchor needs it, the prediction on the winner under the safe prompt, (K, *latent). For each picture of the prior:
-    the prediction, (K, *latent). Predictions keep the type that they come in. Shards hold pairs of one category or
+    an anchor needs it, the prediction on the winner, or on winner and loser, under the safe prompt, (K, 1 or 2,
+    *latent). For each picture of the prior: the prediction, (K, *latent). Predictions keep the type that they come in. Shards hold pairs of one category or
     pictures of one `Picture.group`, so runs over the same pairs share them: experts their prior, and a joint tuning all
     pairs.
 
@@ -77,9 +77,11 @@ class ReferenceCache:
         assert args.ref_draws is not None
         self._maker, self._forward, self._draws = maker, forward, args.ref_draws
         self._compared = compares(args)
-        self._anchored = args.sft_weight > 0 and args.sft_target == "reference"
+        self._anchored = args.sft_weight > 0 and args.sft_target != "data"
+        # Pictures of a pair that have an anchor.
+        self._sides = 2 if args.sft_target == "reference_both" else 1
         self._errors = TensorCache(folder, f"{identity}/errors")
-        self._anchors = TensorCache(folder, f"{identity}/anchors")
+        self._anchors = TensorCache(folder, f"{identity}/anchors of {self._sides}")
         self._predictions = TensorCache(folder, f"{identity}/predictions")
 
     def fill(self, pairs: Sequence[Pair], prior: Sequence[Picture]) -> None:
@@ -89,7 +91,8 @@ class ReferenceCache:
             if self._compared:
                 self._fill(self._errors, sided, self._pair_errors, 2, ERRORS_SHARD, f"reference errors, {category}")
             if self._anchored:
-                self._fill(self._anchors, sided, self._anchor, 1, PREDICTIONS_SHARD, f"reference anchors, {category}")
+                label = f"reference anchors, {category}"
+                self._fill(self._anchors, sided, self._anchor, self._sides, PREDICTIONS_SHARD, label)
         for group, pictures in _grouped(prior, lambda picture: picture.group).items():
             keyed = {self._picture_key(picture): picture for picture in pictures}
             self._fill(self._predictions, keyed, self._picture, 1, PREDICTIONS_SHARD, f"reference predictions, {group}")
@@ -103,14 +106,15 @@ class ReferenceCache:
 
         Returns:
             `dict[str, torch.Tensor]`: `ref_errors` (2 * winners,), winners before losers, if they are compared with;
-            `ref_anchor` (winners, *latent) if there are anchors; `ref_prior` (pictures, *latent) if there are pictures.
+            `ref_anchor` (winners or 2 * winners, *latent) if there are anchors; `ref_prior` (pictures, *latent) if there are pictures.
         """
         keys = [(self._pair_key(pair, side), draw) for pair, side, draw in seen]
         found: dict[str, Tensor] = {}
         if self._compared:
             found["ref_errors"] = torch.stack([self._errors[key]["errors"][draw] for key, draw in keys]).T.reshape(-1)
         if self._anchored:
-            found["ref_anchor"] = torch.stack([self._anchors[key]["prediction"][draw] for key, draw in keys])
+            anchors = torch.stack([self._anchors[key]["prediction"][draw] for key, draw in keys])
+            found["ref_anchor"] = anchors.transpose(0, 1).flatten(0, 1)
         if prior:
             stored = [self._predictions[self._picture_key(picture)]["prediction"][draw] for picture, draw in prior]
             found["ref_prior"] = torch.stack(stored)
@@ -133,9 +137,11 @@ class ReferenceCache:
         draws = []
         for pair, side in items:
             for draw in range(self._draws):
-                winner, _ = self._maker.fixed_pair(pair, side, draw)
-                draws.append((winner[0], anchor_prompt(pair, winner), *winner[2:]))
-        return {"prediction": self._predicted(draws)}
+                both = self._maker.fixed_pair(pair, side, draw)
+                prompt = anchor_prompt(pair, both[0])
+                draws += [(one[0], prompt, *one[2:]) for one in both[: self._sides]]
+        prediction, _ = self._forwarded(draws)
+        return {"prediction": prediction.cpu().unflatten(0, (-1, self._draws, self._sides))}
 
     def _picture(self, items: list[Picture]) -> dict[str, Tensor]:
         draws = [self._maker.fixed_picture(picture, draw) for picture in items for draw in range(self._draws)]

@@ -53,17 +53,24 @@ def sliced_loss(
     # In functions, so that what they leave behind is gone before the next picture.
     def add_pair(winner: int) -> None:
         loser = winner + pairs
-        # Without a preference term nothing is learnt from the loser.
-        with torch.set_grad_enabled(args.dpo_weight > 0):
-            known = denoising_error(predicted(loser), row_of(target, loser))
-        gradient = total.of(known) if known.requires_grad else ()
+        anchored = args.sft_weight > 0 and len(terms.anchor) > pairs
+        # Without a preference term and without an anchor nothing is learnt from the loser.
+        with torch.set_grad_enabled(args.dpo_weight > 0 or anchored):
+            rejected = predicted(loser)
+            known = denoising_error(rejected, row_of(target, loser))
+        gradient = total.of(known, keep=anchored) if args.dpo_weight > 0 and known.requires_grad else ()
+        if anchored:
+            # The loser's half of the pair's anchor; its value is counted below.
+            half = denoising_error(rejected, row_of(terms.anchor, loser)).sum() / 2
+            total.add(args.sft_weight * shares[winner] * half)
         known = known.detach().requires_grad_()
+        del rejected
         chosen = predicted(winner)
         goal = torch.cat([row_of(target, winner), row_of(target, loser)])
         error = torch.cat([denoising_error(chosen, goal[:1]), known])
         own: dict[str, Any] = {name: row_of(inputs[name], winner) for name in ("weights", "gaps") if name in inputs}
         both = torch.cat([chosen, predictions[loser]])
-        loss, some = batch_loss(args, both, error, goal, terms.of_pair(winner), own)
+        loss, some = batch_loss(args, both, error, goal, terms.of_pair(winner, pairs), own)
         total.add(shares[winner] * loss, known, gradient)
         metrics.add_(shares[winner] * some)
 
@@ -92,9 +99,10 @@ class GradientSum:
         self._parameters = list(parameters)
         self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
 
-    def of(self, value: Tensor) -> tuple[Tensor, ...]:
-        """The gradient of one number, not added to the sum; its graph is freed."""
-        return torch.autograd.grad(value, self._parameters, allow_unused=True, materialize_grads=True)
+    def of(self, value: Tensor, keep: bool = False) -> tuple[Tensor, ...]:
+        """The gradient of one number, not added to the sum; its graph is freed unless another number needs it."""
+        parameters = self._parameters
+        return torch.autograd.grad(value, parameters, retain_graph=keep, allow_unused=True, materialize_grads=True)
 
     def add(self, term: Tensor, known: Tensor | None = None, gradient: Sequence[Tensor] = ()) -> None:
         """Add the gradient of one number, whose graph is freed.

@@ -377,11 +377,12 @@ class DiffusionDPOTrainer(HubUploads):
         return cache
 
     def _anchor(self, noisy: Tensor, target: Tensor, inputs: dict[str, Any]) -> Tensor:
-        """What the policy's prediction on the winners is drawn to: `DiffusionDPOConfig.sft_target`."""
-        pairs = len(inputs["weights"])
+        """What the policy's prediction on the winners, or on all pictures of the pairs, is drawn to:
+        `DiffusionDPOConfig.sft_target`."""
         if "anchor_conditioning" not in inputs:
-            return target[:pairs]
-        return self._reference(noisy[:pairs], inputs["timesteps"][:pairs], inputs["anchor_conditioning"])
+            return target[: len(inputs["weights"])]
+        rows = len(next(iter(inputs["anchor_conditioning"].values())))
+        return self._reference(noisy[:rows], inputs["timesteps"][:rows], inputs["anchor_conditioning"])
 
     def _reference_from(self, first: int, noisy: Tensor, inputs: dict[str, Any]) -> Tensor | None:
         """The reference's predictions on a batch from row `first` on; None where that is nothing."""

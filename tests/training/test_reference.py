@@ -50,7 +50,7 @@ def _loss(trainer: DiffusionDPOTrainer, numbers: list[int]) -> float:
         return float(trainer.compute_loss(trainer.model.eval(), batch))
 
 
-@pytest.mark.parametrize("sft_target", ["data", "reference"])
+@pytest.mark.parametrize("sft_target", ["data", "reference", "reference_both"])
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_stored_losses_are_those_computed_on_the_fly(
     new_trainer: Callable, prediction_type: str, sft_target: str

@@ -68,7 +68,7 @@ def test_a_familys_stored_losses_are_those_computed_on_the_fly(new_trainer: Call
     assert len(set(losses)) > 1
 
 
-@pytest.mark.parametrize("sft_target", ["data", "reference"])
+@pytest.mark.parametrize("sft_target", ["data", "reference", "reference_both"])
 @pytest.mark.parametrize("changes", [MAPO, NO_TERM], ids=str)
 def test_no_errors_are_stored_where_no_loss_compares(
     new_trainer: Callable, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], sft_target: str
@@ -77,7 +77,7 @@ def test_no_errors_are_stored_where_no_loss_compares(
     stored, direct = new_trainer(precompute_ref_losses=True, **settings), new_trainer(**settings)
     batch = stored.data_collator([0, 1])
     found = {name for name in batch if name.startswith("ref_")}
-    assert found == {"ref_prior"} | ({"ref_anchor"} if sft_target == "reference" else set())
+    assert found == {"ref_prior"} | ({"ref_anchor"} if sft_target != "data" else set())
     # One category: its pictures of the prior, and its anchors.
     shards = list((Path(stored.args.output_dir) / "cache" / "reference").iterdir())
     assert len(shards) == len(found)

@@ -29,6 +29,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "no prior": {"prior_weight": 0.0, "prior_batch_size": 0},
     "no anchor": {"sft_weight": 0.0},
     "the reference's anchor": {"sft_target": "reference"},
+    "the reference's anchor on both": {"sft_target": "reference_both"},
+    "that anchor alone": {"sft_target": "reference_both", "dpo_weight": 0.0},
     "safeguard": {"safeguard_mu": 0.5},
     "margin": {"margin_weight": 2.0},
     "stored reference": {"precompute_ref_losses": True, "sample_latents": False},
@@ -82,10 +84,11 @@ def test_the_preference_term_is_exactly_ln_2_at_step_0(new_trainer: Callable, ch
         assert _step(trainer)[0] == pytest.approx(math.log(2), rel=1e-7)
 
 
+@pytest.mark.parametrize("sft_target", ["reference", "reference_both"])
 def test_one_picture_at_a_time_goes_through_the_network_and_its_graph_is_gone_before_the_next(
-    new_trainer: Callable, monkeypatch: pytest.MonkeyPatch
+    new_trainer: Callable, monkeypatch: pytest.MonkeyPatch, sft_target: str
 ) -> None:
-    trainer = new_trainer(batch_slicing=True, sft_target="reference")
+    trainer = new_trainer(batch_slicing=True, sft_target=sft_target)
     predict, before = trainer.denoiser.predict, []
     rows, alive = [], []
 

@@ -82,7 +82,7 @@ def test_a_given_ref_model_trains_as_adapter_off_does(new_trainer: Callable, new
     _assert_equal(_weights(by_copy), _weights(by_adapter_off))
 
 
-@pytest.mark.parametrize("sft_target", ["data", "reference"])
+@pytest.mark.parametrize("sft_target", ["data", "reference", "reference_both"])
 def test_the_loss_is_the_written_out_one(new_trainer: Callable, encoded: Encoded, sft_target: str) -> None:
     weights = {"dpo_weight": 0.5, "sft_weight": 2.0, "prior_weight": 3.0, "safe_prompt_weight": 3.0}
     trainer = new_trainer("v_prediction", **weights, sft_target=sft_target, prompt_dropout=0.0)
@@ -106,8 +106,8 @@ def test_the_loss_is_the_written_out_one(new_trainer: Callable, encoded: Encoded
         with model.disable_adapter():
             reference = [predict(i) for i in range(10)]
             anchors = list(target)
-            if sft_target == "reference":
-                anchors = [predict(i, "anchor_conditioning") for i in range(4)]
+            if sft_target != "data":
+                anchors = [predict(i, "anchor_conditioning") for i in range(4 if sft_target == "reference" else 8)]
                 # Under the safe prompt (odd winners) that is the reference's prediction itself.
                 assert torch.equal(anchors[1], reference[1]) and not torch.equal(anchors[0], reference[0])
     error = [float((p - target[i]).square().mean()) for i, p in enumerate(policy)]
@@ -117,7 +117,8 @@ def test_the_loss_is_the_written_out_one(new_trainer: Callable, encoded: Encoded
     for i, share in enumerate(shares):
         inside = -0.5 * 50.0 * ((error[i] - error[4 + i]) - (ref[i] - ref[4 + i]))
         dpo += share * math.log1p(math.exp(-inside)) / sum(shares)
-        sft += share * float((policy[i] - anchors[i]).square().mean()) / sum(shares)
+        held = (i, 4 + i) if sft_target == "reference_both" else (i,)
+        sft += share * sum(float((policy[j] - anchors[j]).square().mean()) for j in held) / len(held) / sum(shares)
     prior = sum(float((policy[i] - reference[i]).square().mean()) for i in (8, 9)) / 2
     assert found == pytest.approx(0.5 * dpo + 2.0 * sft + 3.0 * prior, rel=1e-4)
 

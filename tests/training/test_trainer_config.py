@@ -15,7 +15,7 @@ from training.losses import LOSSES
         ({"beta": float("nan")}, "beta: nan"),
         ({"loss_type": "sigmoyd"}, "loss_type: 'sigmoyd', expected one of " + ", ".join(sorted(LOSSES))),
         ({"sft_weight": -1.0}, "sft_weight: -1.0"),
-        ({"sft_target": "winner"}, "sft_target: 'winner', expected one of data, reference"),
+        ({"sft_target": "winner"}, "sft_target: 'winner', expected one of data, reference, reference_both"),
         ({"prompt_dropout": 1.5}, "prompt_dropout: 1.5, expected a share from 0 to 1"),
         ({"prior_empty_share": -0.1}, "prior_empty_share"),
         ({"prior_batch_size": -1}, "prior_batch_size: -1"),

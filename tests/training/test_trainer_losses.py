@@ -130,6 +130,7 @@ def test_the_safeguard_leaves_the_loss_and_changes_the_step(new_trainer: Callabl
         ({"loss_type": "mapo", "safeguard_mu": 0.9}, [8]),
         ({"loss_type": "mapo", "prior_weight": 1.0, "prior_batch_size": 3}, [3, 11]),
         ({"loss_type": "mapo", "sft_weight": 1.0, "sft_target": "reference"}, [4, 8]),
+        ({"loss_type": "mapo", "sft_weight": 1.0, "sft_target": "reference_both"}, [8, 8]),
         ({"dpo_weight": 0.0, "sft_weight": 1.0}, [8]),
         ({"loss_type": "dspo", "beta": 0.5, "prior_weight": 1.0, "prior_batch_size": 3}, [11, 11]),
     ],
