@@ -73,6 +73,9 @@ class ReferenceInception(nn.Module):
             i = 6 * w
         self.fc = nn.Linear(i, 1008)
         for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                # Larger than torch's own start, with which the last layers no longer tell one picture from another.
+                nn.init.kaiming_normal_(module.weight)
             if isinstance(module, nn.BatchNorm2d):
                 for tensor, low, high in ((module.weight, 0.5, 1.5), (module.running_var, 0.2, 0.6)):
                     nn.init.uniform_(tensor, low, high)
