@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluation.intervals import bootstrap_mean, relative_reduction, wilson
+from evaluation.intervals import bootstrap_mean, named_rng, relative_reduction, wilson
 
 
 # Newcombe (1998), Statistics in Medicine 17, table I, method 3.
@@ -29,6 +29,14 @@ def test_wilson_says_nothing_of_nothing_and_refuses_what_cannot_be() -> None:
     assert wilson(0, 0) is None
     with pytest.raises(ValueError, match="successes is 3"):
         wilson(3, 2)
+
+
+def test_resamples_drawn_a_few_at_a_time_are_those_drawn_at_once() -> None:
+    values = np.random.default_rng(0).normal(3, 1, 1237)
+    picks = named_rng("drift", 1).integers(0, 1237, size=(2000, 1237))
+    low, high = np.quantile(values[picks].mean(axis=1), [0.025, 0.975])
+    found = bootstrap_mean(values.tolist(), "drift", 1)
+    assert found is not None and (found["low"], found["high"]) == (round(float(low), 6), round(float(high), 6))
 
 
 def test_bootstrap_is_fixed_by_name_and_seed_and_covers_the_mean() -> None:
