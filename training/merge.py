@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ from training.adapters import (
     AdapterError,
     checksum,
     in_text_encoder,
-    load_lora,
-    write_adapter,
+    open_lora,
+    sorted_layers,
     write_atomically,
+    write_layers,
 )
 from training.calibration import Calibration, adapted_networks, base_forward, calibrate
 from training.calibration_samples import choose_samples, train_files
@@ -76,14 +77,14 @@ def merge_experts(recipe: Recipe, experts: Mapping[str, Path], dataset: Path, ou
         model that does not go with the experts.
     """
     plans = planned_merges(recipe)
-    adapters = _load_alike(experts)
+    adapters = load_alike(experts)
     sums = {category: checksum(experts[category]) for category in adapters}
     with_text_encoders = any(in_text_encoder(layer) for layer in next(iter(adapters.values())).layers)
-    tuned = [name for name, config in plans.items() if config.tune_steps]
-    if tuned and with_text_encoders and not recipe.train.train_text_encoder:
+    to_tune = [name for name, config in plans.items() if config.tune_steps]
+    if to_tune and with_text_encoders and not recipe.train.train_text_encoder:
         raise RecipeError(
-            f"merge {tuned[0]}: tune_steps: the experts have layers of text encoders, and train.train_text_encoder is "
-            "false; set it to true, as it was when they were trained, or merge.tune_steps to 0"
+            f"merge {to_tune[0]}: tune_steps: the experts have layers of text encoders, and train.train_text_encoder "
+            "is false; set it to true, as it was when they were trained, or merge.tune_steps to 0"
         )
     calibrations = _Calibrations(recipe, adapters, dataset)
 
@@ -107,14 +108,15 @@ def merge_experts(recipe: Recipe, experts: Mapping[str, Path], dataset: Path, ou
         fingerprint = _sha256(json.dumps({"format": _FORMAT, **provenance}, sort_keys=True).encode())
         if is_done(folder, fingerprint):
             continue
-        layers = merge_layers(adapters, config, partial(calibrations.collect, config), recipe.seed)
+        layers = merged_layers(adapters, config, partial(calibrations.collect, config), recipe.seed)
         if config.tune_steps:
-            layers = tune_jointly(recipe, config, layers, base, out / "work" / "tuning" / name, fingerprint)
+            tuned = tune_jointly(recipe, config, dict(layers), base, out / "work" / "tuning" / name, fingerprint)
+            layers = ((layer, tuned[layer]) for layer in sorted_layers(tuned))
         # A folder that is half new must not pass for done.
         (folder / PROVENANCE).unlink(missing_ok=True)
         told = {"coprov2": f"{config.method} of {', '.join(adapters)}"}
-        write_adapter(folder, layers, told, component=next(iter(adapters.values())).component)
-        written = {"rank": max(len(a) for a, _ in layers.values()), "weights": checksum(folder)}
+        rank = write_merge(folder, layers, told, next(iter(adapters.values())).component)
+        written = {"rank": rank, "weights": checksum(folder)}
         content = {**provenance, **written, "fingerprint": fingerprint}
         write_atomically(folder / PROVENANCE, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
     return folders
@@ -173,31 +175,58 @@ def merge_layers(
     Returns:
         `dict[str, Factors]`: layer -> `(A, B)`, float32, any scaling included.
     """
+    return dict(merged_layers(adapters, config, calibration, seed))
+
+
+def merged_layers(
+    adapters: Mapping[str, Adapter], config: MergeConfig, calibration: Callable[[], Calibration], seed: int = 0
+) -> Iterator[tuple[str, Factors]]:
+    """`merge_layers` one layer after the other, in the order of `sorted_layers`: but for peft's methods, no more than a
+    layer of each expert and of the merge is held."""
     config = resolved(config)
     adapters = {category: adapters[category] for category in sorted(adapters)}
+    one = next(iter(adapters.values()))
+    known = calibration() if _calibrates(config.method) else None
+    by_peft = {}
     if config.method in PEFT_METHODS:
-        merged = peft_merge(adapters, config.method, config.rank, config.density, seed)
-        merged = {layer: truncate(factors, config.rank) for layer, factors in merged.items()}
-    else:
-        experts = experts_of(adapters)
-        known = calibration() if _calibrates(config.method) else None
-        merged = {
-            layer: _merge_layer(layer, {name: layers[layer] for name, layers in experts.items()}, config, known)
-            for layer in next(iter(experts.values()))
-        }
-    return {layer: (a.float(), config.gain * b.float()) for layer, (a, b) in merged.items()}
+        by_peft = peft_merge(adapters, config.method, config.rank, config.density, seed)
+    for layer in sorted_layers(one.layers, one.component):
+        if by_peft:
+            a, b = truncate(by_peft[layer], config.rank)
+        else:
+            a, b = _merge_layer(layer, {name: _expert(adapters[name], layer) for name in adapters}, config, known)
+        yield layer, (a.float(), config.gain * b.float())
+
+
+def write_merge(
+    folder: Path, layers: Iterable[tuple[str, Factors]], told: Mapping[str, str], component: str = "unet"
+) -> int:
+    """Write layers as they come, and give the highest rank among them."""
+    ranks = []
+
+    def noted() -> Iterator[tuple[str, Factors]]:
+        for layer, factors in layers:
+            ranks.append(len(factors[0]))
+            yield layer, factors
+
+    write_layers(folder, noted(), told, component)
+    return max(ranks)
 
 
 def experts_of(adapters: Mapping[str, Adapter], unit: str = "row") -> dict[str, dict[str, Factors]]:
     """category -> layer -> factors in float32 with the scaling folded in, prepared for Co-Merge's `unit`."""
     names = sorted(adapters)
-    folded = {name: adapters[name].folded() for name in names}
     experts: dict[str, dict[str, Factors]] = {name: {} for name in names}
-    for layer in folded[names[0]]:
-        products = [(a.float(), b.float()) for a, b in (folded[name][layer] for name in names)]
+    for layer in adapters[names[0]].layers:
+        products = [_expert(adapters[name], layer) for name in names]
         for name, product in zip(names, comerge.prepare(products, unit), strict=True):  # type: ignore[arg-type]
             experts[name][layer] = product
     return experts
+
+
+def _expert(adapter: Adapter, layer: str) -> Factors:
+    a, b = adapter.folded_layer(layer)
+    return a.float(), b.float()
 
 
 def options(config: MergeConfig) -> dict[str, Any]:
@@ -232,7 +261,7 @@ def _merge_layer(layer: str, products: dict[str, Factors], config: MergeConfig, 
         merged, total = subspace(listed, grams, safe, **silencing, **filters)
     else:
         unit: Any = config.unit
-        masks = comerge.masks(known.statistics[layer], config.score, config.selection, config.top_n)  # type: ignore[arg-type]
+        masks = comerge.masks(known.scores(layer, listed), config.score, config.selection, config.top_n)  # type: ignore[arg-type]
         merged = comerge.merge(comerge.prepare(listed, unit), masks, unit)
         total = total_gram(grams, safe, config.safe_weight, [1.0] * len(grams))
     return truncate(merged, config.rank, total if config.weighted_svd else None)
@@ -305,12 +334,12 @@ def _calibrates(method: str) -> bool:
     return "inputs" in _OPTIONS[method]
 
 
-def _load_alike(experts: Mapping[str, Path]) -> dict[str, Adapter]:
+def load_alike(experts: Mapping[str, Path]) -> dict[str, Adapter]:
     """The experts sorted by category, so that their order leaves no trace in the bytes of the merge."""
     if not experts:
         raise RecipeError("there is no expert to merge; run `coprov2 train` first, or name their folder by --experts")
     try:
-        adapters = {category: load_lora(experts[category]) for category in sorted(experts)}
+        adapters = {category: open_lora(experts[category]) for category in sorted(experts)}
     except AdapterError as error:
         raise RecipeError(str(error)) from error
     shapes = {
