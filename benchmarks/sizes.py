@@ -93,7 +93,7 @@ def new_pipeline(
     tokenizer.model_max_length = _TOKENS
     with torch.random.fork_rng(), _default_dtype(dtype):
         torch.manual_seed(seed)
-        unet = _unet(size)
+        unet = new_unet(size)
         vae = AutoencoderKL(
             block_out_channels=size.vae,
             down_block_types=("DownEncoderBlock2D",) * 4,
@@ -149,7 +149,8 @@ def new_pipeline(
     )
 
 
-def _unet(size: Size) -> UNet2DConditionModel:
+def new_unet(size: Size) -> UNet2DConditionModel:
+    """The random denoiser of `size`; under `torch.device("meta")` its shapes alone."""
     width = sum(text.width for text in size.text)
     if not size.xl:
         return UNet2DConditionModel(

@@ -6,10 +6,12 @@ the merge's concern."""
 
 import hashlib
 import json
+import os
 import re
+import shutil
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from safetensors.torch import save
 from torch import nn
 
 from recipes import RecipeError
-from recipes.writing import write_whole
+from recipes.writing import whole_file, write_whole
 from training.policy import Policy
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
@@ -45,8 +47,8 @@ class Adapter:
     The weight that it adds to a layer is `scaling(layer) * B @ A`.
 
     Args:
-        layers (`dict[str, tuple[torch.Tensor, torch.Tensor]]`): layer name in the denoiser (without the component), or
-            `text_encoder.` or `text_encoder_2.` and the name in there -> (A of shape (r, in), B of shape (out, r)),
+        layers (`Mapping[str, tuple[torch.Tensor, torch.Tensor]]`): layer name in the denoiser (without the component),
+            or `text_encoder.` or `text_encoder_2.` and the name in there -> (A of shape (r, in), B of shape (out, r)),
             sorted by name, unscaled.
         alpha (`dict[str, float]`): layer name -> LoRA alpha.
         metadata (`dict[str, str]`): free strings of the file's header.
@@ -54,7 +56,7 @@ class Adapter:
             `transformer`.
     """
 
-    layers: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    layers: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
     alpha: dict[str, float]
     metadata: dict[str, str] = field(default_factory=dict)
     component: str = "unet"
@@ -69,7 +71,69 @@ class Adapter:
 
     def folded(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """The layers with their scaling multiplied into B, so that the added weight is plainly `B @ A`."""
-        return {name: (a, b * self.scaling(name)) for name, (a, b) in self.layers.items()}
+        return {name: self.folded_layer(name) for name in self.layers}
+
+    def folded_layer(self, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """One layer of `folded`."""
+        a, b = self.layers[layer]
+        return a, b * self.scaling(layer)
+
+
+class _StoredLayers(Mapping[str, tuple[torch.Tensor, torch.Tensor]]):
+    """The layers of an open file: name -> (A, B), read at each look."""
+
+    def __init__(self, file: Any, keys: dict[str, tuple[str, str]]) -> None:
+        self._file, self._keys = file, keys
+
+    def __getitem__(self, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
+        a, b = self._keys[layer]
+        return self._file.get_tensor(a), self._file.get_tensor(b)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def rank(self, layer: str) -> int:
+        """From the header alone."""
+        return int(self._file.get_slice(self._keys[layer][0]).get_shape()[0])
+
+
+class _Header:
+    """What the header of a file says of its layers, gathered one by one."""
+
+    def __init__(self, folder: str | Path, component: str) -> None:
+        if component not in COMPONENTS:
+            raise AdapterError(f"{folder}: component {component!r}, expected one of {', '.join(COMPONENTS)}")
+        self._folder, self._component = folder, component
+        self._ranks: dict[str, dict[str, int]] = {}
+        self._alphas: dict[str, dict[str, float]] = {}
+
+    def add(
+        self, name: str, factors: tuple[torch.Tensor, torch.Tensor], alpha: float | None
+    ) -> list[tuple[str, torch.Tensor]]:
+        """The two tensors of a layer under their keys; alpha None is the rank."""
+        a, b = factors
+        if a.shape[0] != b.shape[1]:
+            raise AdapterError(
+                f"{name}: A of {tuple(a.shape)} and B of {tuple(b.shape)} have different ranks; "
+                "expected (r, in) and (out, r)"
+            )
+        owner, own_name = _place(name, self._component)
+        self._ranks.setdefault(owner, {})[own_name] = int(a.shape[0])
+        self._alphas.setdefault(owner, {})[own_name] = float(a.shape[0] if alpha is None else alpha)
+        sides = (("A", a), ("B", b))
+        return [(f"{owner}.{own_name}.lora_{side}.weight", x.detach().cpu().contiguous()) for side, x in sides]
+
+    def metadata(self, told: Mapping[str, str] | None) -> dict[str, str]:
+        """The strings of the header; `AdapterError` if there was no layer of the denoiser."""
+        if self._component not in self._ranks:
+            raise AdapterError(f"{self._folder}: an adapter needs at least one layer of the denoiser, got none")
+        config: dict[str, Any] = {}
+        for owner in self._ranks:
+            config |= _lora_config(self._ranks[owner], self._alphas[owner], owner)
+        return {**(told or {}), _FORMAT_KEY: "pt", _CONFIG_KEY: json.dumps(config, indent=2, sort_keys=True)}
 
 
 def in_text_encoder(layer: str) -> bool:
@@ -102,33 +166,60 @@ def write_adapter(
         `AdapterError`: if there is no layer of the denoiser, or the two matrices of a layer do not fit together, or for
             another component.
     """
-    if component not in COMPONENTS:
-        raise AdapterError(f"{folder}: component {component!r}, expected one of {', '.join(COMPONENTS)}")
-    if all(in_text_encoder(name) for name in layers):
-        raise AdapterError(f"{folder}: an adapter needs at least one layer of the denoiser, got none")
     tensors: dict[str, torch.Tensor] = {}
-    ranks: dict[str, dict[str, int]] = {}
-    alphas: dict[str, dict[str, float]] = {}
+    header = _Header(folder, component)
     for name in sorted(layers):
-        a, b = layers[name]
-        if a.shape[0] != b.shape[1]:
-            raise AdapterError(
-                f"{name}: A of {tuple(a.shape)} and B of {tuple(b.shape)} have different ranks; "
-                "expected (r, in) and (out, r)"
-            )
-        owner, own_name = _place(name, component)
-        tensors[f"{owner}.{own_name}.lora_A.weight"] = a.detach().cpu().contiguous()
-        tensors[f"{owner}.{own_name}.lora_B.weight"] = b.detach().cpu().contiguous()
-        given = alpha.get(name) if isinstance(alpha, Mapping) else alpha
-        ranks.setdefault(owner, {})[own_name] = int(a.shape[0])
-        alphas.setdefault(owner, {})[own_name] = float(a.shape[0] if given is None else given)
-    config: dict[str, Any] = {}
-    for owner in ranks:
-        config |= _lora_config(ranks[owner], alphas[owner], owner)
-    header = {**(metadata or {}), _FORMAT_KEY: "pt", _CONFIG_KEY: json.dumps(config, indent=2, sort_keys=True)}
+        for key, tensor in header.add(name, layers[name], alpha.get(name) if isinstance(alpha, Mapping) else alpha):
+            tensors[key] = tensor
     path = Path(folder) / WEIGHTS_NAME
-    write_atomically(path, _serialise(tensors, header))
+    write_atomically(path, _serialise(tensors, header.metadata(metadata)))
     return path
+
+
+def write_layers(
+    folder: str | Path,
+    layers: Iterable[tuple[str, tuple[torch.Tensor, torch.Tensor]]],
+    metadata: Mapping[str, str] | None = None,
+    component: str = "unet",
+) -> Path:
+    """`write_adapter` for layers that are made one after the other: none is kept, so memory is that of one layer.
+
+    Args:
+        folder, metadata, component: as for `write_adapter`. Alpha is each layer's rank.
+        layers (`Iterable`): (name, (A, B)) in the order of `sorted_layers`, all float32; the file then has the bytes
+            that `write_adapter` gives it.
+
+    Returns:
+        `Path`: the written file.
+
+    Raises:
+        `AdapterError`: as for `write_adapter`, and for another dtype.
+    """
+    path = Path(folder) / WEIGHTS_NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header, places, end = _Header(folder, component), {}, 0
+    # The header stands first and is known last.
+    data = path.with_name(f".{path.name}.{os.getpid()}.data.part")
+    try:
+        with data.open("wb") as file:
+            for name, factors in layers:
+                for key, tensor in header.add(name, factors, None):
+                    if tensor.dtype != torch.float32:
+                        raise AdapterError(f"{name}: layers are written one by one in float32, found {tensor.dtype}")
+                    size = file.write(tensor.numpy().data)
+                    places[key] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [end, end + size]}
+                    end += size
+        with whole_file(path, many_writers=True) as part, data.open("rb") as file, part.open("wb") as whole:
+            whole.write(_header_bytes({"__metadata__": header.metadata(metadata), **places}))
+            shutil.copyfileobj(file, whole)
+    finally:
+        data.unlink(missing_ok=True)
+    return path
+
+
+def sorted_layers(layers: Iterable[str], component: str = "unet") -> list[str]:
+    """Layer names in the order in which a file holds them."""
+    return sorted(layers, key=lambda name: ".".join(_place(name, component)))
 
 
 def save_lora(
@@ -159,7 +250,13 @@ def save_lora(
 
 
 def load_lora(folder: str | Path) -> Adapter:
-    """Read an adapter folder (or file).
+    """Read an adapter folder (or file) into memory; see `open_lora`."""
+    adapter = open_lora(folder)
+    return replace(adapter, layers={name: (a.clone(), b.clone()) for name, (a, b) in adapter.layers.items()})
+
+
+def open_lora(folder: str | Path) -> Adapter:
+    """Open an adapter folder (or file); a layer's tensors are read when it is asked for.
 
     diffusers' file is looked for first, then peft's (`adapter_model.safetensors` and `adapter_config.json`). A file
     that names no alpha has alpha = rank, which is what diffusers takes then too. The component is the first part of
@@ -169,7 +266,7 @@ def load_lora(folder: str | Path) -> Adapter:
         folder (`str` or `Path`): the folder, or the weights file itself.
 
     Returns:
-        `Adapter`: its tensors on the CPU, in the stored type.
+        `Adapter`: its tensors on the CPU, in the stored type; they are pages of the file and not to be written to.
 
     Raises:
         `AdapterError`: if there is no such file, or it holds anything but linear LoRA layers of one denoiser and of
@@ -186,20 +283,20 @@ def load_lora(folder: str | Path) -> Adapter:
         component = "transformer" if "Transformer" in base else "unet"
     if not path.is_file():
         raise AdapterError(f"{folder}: no {WEIGHTS_NAME} there; train or merge first, or name an adapter's folder")
-    with safe_open(path, framework="pt") as file:
-        header = dict(file.metadata() or {})
-        sides: dict[str, dict[str, torch.Tensor]] = {}
-        for key in file.keys():  # noqa: SIM118 (a safe_open file is no mapping)
-            match = _KEY.match(key)
-            if component is None and key.partition(".")[0] in COMPONENTS:
-                component = key.partition(".")[0]
-                prefix = f"{component}."
-            of_denoiser = bool(prefix) and key.startswith(prefix)
-            if match is None or not (of_denoiser or in_text_encoder(key)):
-                expected = prefix or _either(COMPONENTS)
-                raise AdapterError(f"{path}: tensor {key!r}, expected {expected}<layer>.lora_A.weight or lora_B.weight")
-            layer = match["layer"].removeprefix(prefix) if of_denoiser else match["layer"]
-            sides.setdefault(layer, {})[match["side"]] = file.get_tensor(key)
+    file = safe_open(path, framework="pt")
+    header = dict(file.metadata() or {})
+    sides: dict[str, dict[str, str]] = {}
+    for key in file.keys():  # noqa: SIM118 (a safe_open file is no mapping)
+        match = _KEY.match(key)
+        if component is None and key.partition(".")[0] in COMPONENTS:
+            component = key.partition(".")[0]
+            prefix = f"{component}."
+        of_denoiser = bool(prefix) and key.startswith(prefix)
+        if match is None or not (of_denoiser or in_text_encoder(key)):
+            expected = prefix or _either(COMPONENTS)
+            raise AdapterError(f"{path}: tensor {key!r}, expected {expected}<layer>.lora_A.weight or lora_B.weight")
+        layer = match["layer"].removeprefix(prefix) if of_denoiser else match["layer"]
+        sides.setdefault(layer, {})[match["side"]] = key
     if sides and all(in_text_encoder(layer) for layer in sides):
         raise AdapterError(f"{path}: layers of text encoders alone, expected {_either(COMPONENTS)} beside them")
     halves = sorted(name for name, both in sides.items() if len(both) != 2)
@@ -207,13 +304,13 @@ def load_lora(folder: str | Path) -> Adapter:
         raise AdapterError(f"{path}: layers {halves} have only one of lora_A and lora_B")
     if config is None and _CONFIG_KEY in header:
         packed = json.loads(header[_CONFIG_KEY])
-    layers = {name: (sides[name]["A"], sides[name]["B"]) for name in sorted(sides)}
+    layers = _StoredLayers(file, {name: (sides[name]["A"], sides[name]["B"]) for name in sorted(sides)})
     alpha = {}
-    for name, (a, _) in layers.items():
+    for name in layers:
         owner, own_name = _place(name, component or "unet")
         if packed is not None:
             config = {key.partition(".")[2]: value for key, value in packed.items() if key.startswith(f"{owner}.")}
-        alpha[name] = _alpha_of(own_name, int(a.shape[0]), config)
+        alpha[name] = _alpha_of(own_name, layers.rank(name), config)
     free = {key: value for key, value in header.items() if key not in (_FORMAT_KEY, _CONFIG_KEY)}
     return Adapter(layers, alpha, free, component or "unet")
 
@@ -266,7 +363,8 @@ def lora_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, tu
 
 def checksum(folder: str | Path) -> str:
     """SHA-256 of an adapter folder's weights file, in hex."""
-    return hashlib.sha256((Path(folder) / WEIGHTS_NAME).read_bytes()).hexdigest()
+    with (Path(folder) / WEIGHTS_NAME).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -323,9 +421,13 @@ def _serialise(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> by
     """safetensors with a sorted header: the library orders the metadata by a hash that changes from run to run."""
     raw = save(tensors, metadata=metadata)
     size = int.from_bytes(raw[:8], "little")
-    header = json.loads(raw[8 : 8 + size])
+    return _header_bytes(json.loads(raw[8 : 8 + size])) + raw[8 + size :]
+
+
+def _header_bytes(header: dict[str, Any]) -> bytes:
+    """The beginning of a safetensors file."""
     header = {"__metadata__": dict(sorted(header.pop("__metadata__").items())), **dict(sorted(header.items()))}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf8")
     # The format wants the data to begin at a multiple of 8.
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + raw[8 + size :]
+    return len(text).to_bytes(8, "little") + text

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from recipes import MergeConfig, RecipeError
 from training.adapters import Adapter, in_text_encoder
 from training.calibration_samples import EMPTY, SIDES, Sample
-from training.comerge import Statistics, Unit, activations
+from training.comerge import Statistics, Unit, WeightSums, activations, input_sizes
 from training.denoisers import Denoiser
 from training.low_rank import Factors
 
@@ -34,13 +34,19 @@ class Calibration:
     """The sums over all calibration inputs.
 
     Args:
-        statistics (`dict[str, Statistics]`): layer -> Co-Merge statistics, experts in the order of their names.
+        statistics (`dict[str, Statistics | WeightSums]`): layer -> Co-Merge statistics, experts in the order of their
+            names; for single weights on the base model's inputs what they follow from.
         grams (`dict[str, dict[str, torch.Tensor]]`): layer -> group (see `Sample.group`) -> `E[x x^T]` over tokens and
             inputs, (in, in) in float64. Layers that are fed the same tensor share the matrices.
     """
 
-    statistics: dict[str, Statistics]
+    statistics: dict[str, Statistics | WeightSums]
     grams: dict[str, dict[str, Tensor]]
+
+    def scores(self, layer: str, products: Sequence[Factors]) -> Statistics:
+        """Co-Merge statistics of a layer whose experts, in the order of their names, are `products`."""
+        found = self.statistics[layer]
+        return found.statistics(products) if isinstance(found, WeightSums) else found
 
     def category_grams(self, layer: str, categories: Sequence[str]) -> list[Tensor]:
         """`G_k` of each category, in their order."""
@@ -219,7 +225,7 @@ def calibrate(
         raise RecipeError("merge.calibration_timesteps is empty; give at least one timestep")
     unit = cast(Unit, config.unit)
     experts = {name: _moved(experts[name], unet) for name in sorted(experts)}
-    statistics: dict[str, Statistics] = {}
+    statistics: dict[str, Any] = {}
     with _hooked(unet, experts) as layers, torch.no_grad():
         grams = _GramSums(layers.names)
         work = _batches(samples, calibration_timesteps(layers.names, config), batch_size)
@@ -236,12 +242,23 @@ def calibrate(
                     if active == owner:
                         grams.add(group, layers.seen)
                     if scored and (config.inputs == "base" or active is not None):
-                        for expert in experts if active is None else [active]:
-                            for layer, x in layers.seen.items():
-                                scores.setdefault(layer, []).append(activations(experts[expert][layer], x, unit))
+                        for layer, x in layers.seen.items():
+                            judged = experts if active is None else [active]
+                            if unit == "weight":
+                                values = [input_sizes(x)]
+                            else:
+                                values = [activations(experts[expert][layer], x, unit) for expert in judged]
+                            scores.setdefault(layer, []).extend(values)
                     layers.seen.clear()
                 for layer, values in scores.items():
-                    portion = Statistics.of(torch.stack(values))
+                    portion: Statistics | WeightSums
+                    if unit != "weight":
+                        portion = Statistics.of(torch.stack(values))
+                    elif config.inputs == "base":
+                        portion = WeightSums.of(values[0])
+                    else:
+                        listed = [experts[expert][layer] for expert in experts]
+                        portion = Statistics.of_weights(listed, torch.stack(values))
                     statistics[layer] = statistics[layer] + portion if layer in statistics else portion
                 progress.update(len(batch))
         return Calibration({layer: _on_cpu(statistics[layer]) for layer in layers.names}, grams.means())
@@ -267,5 +284,7 @@ def _moved(layers: Mapping[str, Factors], unet: nn.Module) -> dict[str, Factors]
     return {layer: (a.float().to(device), b.float().to(device)) for layer, (a, b) in layers.items()}
 
 
-def _on_cpu(statistics: Statistics) -> Statistics:
+def _on_cpu(statistics: Statistics | WeightSums) -> Statistics | WeightSums:
+    if isinstance(statistics, WeightSums):
+        return WeightSums(statistics.active.cpu(), statistics.size.cpu(), statistics.inputs)
     return Statistics(statistics.wins.cpu(), statistics.activation.cpu(), statistics.inputs)

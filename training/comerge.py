@@ -60,6 +60,11 @@ def activations(product: Factors, x: Tensor, unit: Unit = "row") -> Tensor:
     raise ValueError(f"unit is {unit!r}; it must be one of {', '.join(UNITS)}")
 
 
+def input_sizes(x: Tensor) -> Tensor:
+    """Mean `|x_j|` over tokens, (N, in): all that the activations of single weights take from the inputs."""
+    return (x if x.dim() == 3 else x[:, None]).float().abs().mean(1)
+
+
 def wins(scores: Tensor) -> Tensor:
     """How many inputs each expert wins in each unit.
 
@@ -93,8 +98,55 @@ class Statistics:
         """Of one portion: `scores` is (K, N, *units), as `activations` gives them, stacked over experts."""
         return cls(wins(scores), scores.double().sum(1), scores.shape[1])
 
+    @classmethod
+    def of_weights(cls, products: Sequence[Factors], sizes: Tensor) -> "Statistics":
+        """Of one portion, for single weights, whose activation `|W_ij| |x_j|` over all inputs would be (N, out, in).
+
+        Args:
+            products (`Sequence[Factors]`): K experts.
+            sizes (`torch.Tensor`): (K, N, in), mean `|x_j|` over the tokens of each input of each expert.
+        """
+        magnitudes = torch.stack([full(product).abs() for product in products])
+        won = torch.zeros_like(magnitudes, dtype=torch.float64)
+        for size in sizes.unbind(1):
+            won += wins((magnitudes * size[:, None, :])[:, None])
+        return cls(won, magnitudes.double() * sizes.double().sum(1)[:, None, :], sizes.shape[1])
+
     def __add__(self, other: "Statistics") -> "Statistics":
         return Statistics(self.wins + other.wins, self.activation + other.activation, self.inputs + other.inputs)
+
+
+@dataclass
+class WeightSums:
+    """What Co-Merge must know of a layer for single weights where all experts see the same inputs: two vectors.
+
+    The activation of weight ij is `|W_k,ij|` times the size of x_j, so whoever has the largest `|W_k,ij|` wins every
+    input in which x_j is not 0, and all tie in the others.
+
+    Args:
+        active (`torch.Tensor`): (in,) float64, inputs in which x_j is not 0 at all tokens.
+        size (`torch.Tensor`): (in,) float64, sum over inputs of the mean `|x_j|` over tokens.
+        inputs (`int`): inputs seen.
+    """
+
+    active: Tensor
+    size: Tensor
+    inputs: int
+
+    @classmethod
+    def of(cls, sizes: Tensor) -> "WeightSums":
+        """Of one portion: `sizes` is (N, in), mean `|x_j|` over the tokens of each input."""
+        return cls((sizes > 0).double().sum(0), sizes.double().sum(0), len(sizes))
+
+    def __add__(self, other: "WeightSums") -> "WeightSums":
+        return WeightSums(self.active + other.active, self.size + other.size, self.inputs + other.inputs)
+
+    def statistics(self, products: Sequence[Factors]) -> Statistics:
+        """The (K, out, in) sums themselves, of this one layer."""
+        magnitudes = torch.stack([full(product).abs() for product in products])
+        silent = (self.inputs - self.active) / len(products)
+        won = wins(magnitudes[:, None]) * self.active + silent
+        return Statistics(won, magnitudes.double() * self.size, self.inputs)
 
 
 def masks(statistics: Statistics, score: Score = "count", selection: Selection = "hard", top_n: int = 2) -> Tensor:

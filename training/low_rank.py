@@ -85,10 +85,19 @@ def principal(factors: Factors, rank: int | None = None, gram: Tensor | None = N
 
 
 def factor(matrix: Tensor, rank: int | None = None) -> Factors:
-    """Factors of a full (out, in) matrix, exact unless `rank` is below its smaller side: an SVD of the matrix itself,
-    for updates that are not low-rank by construction."""
+    """Factors of a full (out, in) matrix, for updates that are not low-rank by construction.
+
+    Without a rank, or with one that is not below the smaller side, they are exact: the matrix and a multiple of the
+    identity, both of the same norm. Otherwise the best ones of that rank, by an SVD of the matrix itself.
+    """
+    outputs, inputs = matrix.shape
+    side = min(outputs, inputs)
+    if rank is None or rank >= side:
+        scale = (float(matrix.norm()) / side**0.5) ** 0.5 or 1.0
+        identity = torch.eye(side, dtype=matrix.dtype, device=matrix.device)
+        return (matrix / scale, scale * identity) if outputs <= inputs else (scale * identity, matrix / scale)
     left, _, _ = torch.linalg.svd(matrix.double(), full_matrices=False)
-    left = left if rank is None else left[:, :rank]
+    left = left[:, :rank]
     identity = torch.eye(matrix.shape[0], dtype=torch.float64, device=matrix.device)
     return _balanced(left, matrix.double(), identity, matrix.dtype)
 

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ from training.adapters import (
     AdapterError,
     checksum,
     in_text_encoder,
-    load_lora,
-    write_adapter,
+    open_lora,
+    sorted_layers,
     write_atomically,
+    write_layers,
 )
 from training.calibration import Calibration, adapted_networks, base_forward, calibrate
 from training.calibration_samples import choose_samples, train_files
@@ -35,18 +36,21 @@ from training.joint_tuning import tune_jointly
 from training.least_squares import least_squares, total_gram
 from training.low_rank import Factors, stack, truncate
 from training.pairs import read_split
-from training.peft_merges import PEFT_METHODS, peft_merge
+from training.peft_merges import PEFT_METHODS, is_random, peft_merge, prunes
+from training.subspace import subspace
 
 PROVENANCE = "coprov2.json"
 _CALIBRATED = ("inputs", "weighted_svd", "calibration_prompts", "calibration_timesteps", "calibration_latents")
+_SILENCING = ("safe_weight", "empty_share", "ridge", "category_weight", "restore")
 _OPTIONS: dict[str, tuple[str, ...]] = {
     "comerge": ("unit", "score", "selection", "top_n", "score_prompts", "safe_weight", "empty_share", *_CALIBRATED),
-    "least_squares": ("safe_weight", "empty_share", "ridge", "category_weight", "restore", *_CALIBRATED),
+    "least_squares": (*_SILENCING, *_CALIBRATED),
+    "subspace": (*_SILENCING, "others_weight", "sharpness", *_CALIBRATED),
     "sum": (),
-    "linear": (),
-    "ties": ("density",),
-    "svd": (),
+    **{method: ("density",) if prunes(method) else () for method in PEFT_METHODS},
 }
+# What `best` stands for: the method with the lowest unsafe rate among those that keep what safe prompts show.
+BEST_METHOD = "least_squares"
 # Fields of the section train that leave no trace in a joint tuning; threads and workers do, in the last bits.
 _INDIFFERENT = ("categories", "save_steps")
 # Goes up when the same options come to give another merge.
@@ -73,14 +77,14 @@ def merge_experts(recipe: Recipe, experts: Mapping[str, Path], dataset: Path, ou
         model that does not go with the experts.
     """
     plans = planned_merges(recipe)
-    adapters = _load_alike(experts)
+    adapters = load_alike(experts)
     sums = {category: checksum(experts[category]) for category in adapters}
     with_text_encoders = any(in_text_encoder(layer) for layer in next(iter(adapters.values())).layers)
-    tuned = [name for name, config in plans.items() if config.tune_steps]
-    if tuned and with_text_encoders and not recipe.train.train_text_encoder:
+    to_tune = [name for name, config in plans.items() if config.tune_steps]
+    if to_tune and with_text_encoders and not recipe.train.train_text_encoder:
         raise RecipeError(
-            f"merge {tuned[0]}: tune_steps: the experts have layers of text encoders, and train.train_text_encoder is "
-            "false; set it to true, as it was when they were trained, or merge.tune_steps to 0"
+            f"merge {to_tune[0]}: tune_steps: the experts have layers of text encoders, and train.train_text_encoder "
+            "is false; set it to true, as it was when they were trained, or merge.tune_steps to 0"
         )
     calibrations = _Calibrations(recipe, adapters, dataset)
 
@@ -97,20 +101,22 @@ def merge_experts(recipe: Recipe, experts: Mapping[str, Path], dataset: Path, ou
             "method": config.method,
             "options": options(config),
             "experts": sums,
+            **({"seed": recipe.seed} if is_random(config.method) else {}),
             "calibration": calibrations.provenance(config) if _calibrates(config.method) else None,
             "tuning": _tuning(recipe, config, calibrations) if config.tune_steps else None,
         }
         fingerprint = _sha256(json.dumps({"format": _FORMAT, **provenance}, sort_keys=True).encode())
         if is_done(folder, fingerprint):
             continue
-        layers = merge_layers(adapters, config, partial(calibrations.collect, config))
+        layers = merged_layers(adapters, config, partial(calibrations.collect, config), recipe.seed)
         if config.tune_steps:
-            layers = tune_jointly(recipe, config, layers, base, out / "work" / "tuning" / name, fingerprint)
+            tuned = tune_jointly(recipe, config, dict(layers), base, out / "work" / "tuning" / name, fingerprint)
+            layers = ((layer, tuned[layer]) for layer in sorted_layers(tuned))
         # A folder that is half new must not pass for done.
         (folder / PROVENANCE).unlink(missing_ok=True)
         told = {"coprov2": f"{config.method} of {', '.join(adapters)}"}
-        write_adapter(folder, layers, told, component=next(iter(adapters.values())).component)
-        written = {"rank": max(len(a) for a, _ in layers.values()), "weights": checksum(folder)}
+        rank = write_merge(folder, layers, told, next(iter(adapters.values())).component)
+        written = {"rank": rank, "weights": checksum(folder)}
         content = {**provenance, **written, "fingerprint": fingerprint}
         write_atomically(folder / PROVENANCE, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
     return folders
@@ -122,6 +128,7 @@ def planned_merges(recipe: Recipe) -> dict[str, MergeConfig]:
     An entry of `merge.compare` is a method, or `method:field=value,field=value` for other options than the recipe's;
     its name is the entry with dashes for everything else, `comerge-unit-rank` for `comerge:unit=rank`. It takes the
     recipe's options but for `gain`, which is tuned to a method and so starts at 1, and `tune_steps`, which starts at 0.
+    The names are those of the recipe; the method `best` is resolved in the options.
 
     Raises:
         `RecipeError`: for an unknown method, or an unknown or wrong field.
@@ -145,46 +152,81 @@ def planned_merges(recipe: Recipe) -> dict[str, MergeConfig]:
         for field, problem in check(dataclasses.replace(recipe, merge=config)):
             if field.startswith("merge."):
                 raise RecipeError(f"merge {name}: {field}: {problem}")
-    return plans
+    return {name: resolved(config) for name, config in plans.items()}
+
+
+def resolved(config: MergeConfig) -> MergeConfig:
+    """`config` with the method that `best` stands for; any other one is left as it is."""
+    return dataclasses.replace(config, method=BEST_METHOD) if config.method == "best" else config
 
 
 def merge_layers(
-    adapters: Mapping[str, Adapter], config: MergeConfig, calibration: Callable[[], Calibration]
+    adapters: Mapping[str, Adapter], config: MergeConfig, calibration: Callable[[], Calibration], seed: int = 0
 ) -> dict[str, Factors]:
     """Merge adapters in memory.
 
     Args:
         adapters (`Mapping[str, Adapter]`): category -> expert, all with the same layers.
-        config (`MergeConfig`): method, its options, rank (None: the exact one, for `svd` peft's default) and gain.
+        config (`MergeConfig`): method, its options, rank (None: the exact one; for peft's methods with an SVD its
+            default) and gain.
         calibration (`Callable`): gives the calibration; called only by methods that need it.
+        seed (`int`, *optional*, defaults to 0): of methods that draw random numbers.
 
     Returns:
         `dict[str, Factors]`: layer -> `(A, B)`, float32, any scaling included.
     """
+    return dict(merged_layers(adapters, config, calibration, seed))
+
+
+def merged_layers(
+    adapters: Mapping[str, Adapter], config: MergeConfig, calibration: Callable[[], Calibration], seed: int = 0
+) -> Iterator[tuple[str, Factors]]:
+    """`merge_layers` one layer after the other, in the order of `sorted_layers`: but for peft's methods, no more than a
+    layer of each expert and of the merge is held."""
+    config = resolved(config)
     adapters = {category: adapters[category] for category in sorted(adapters)}
+    one = next(iter(adapters.values()))
+    known = calibration() if _calibrates(config.method) else None
+    by_peft = {}
     if config.method in PEFT_METHODS:
-        merged = peft_merge(adapters, config.method, config.rank, config.density)
-        merged = {layer: truncate(factors, config.rank) for layer, factors in merged.items()}
-    else:
-        experts = experts_of(adapters)
-        known = calibration() if _calibrates(config.method) else None
-        merged = {
-            layer: _merge_layer(layer, {name: layers[layer] for name, layers in experts.items()}, config, known)
-            for layer in next(iter(experts.values()))
-        }
-    return {layer: (a.float(), config.gain * b.float()) for layer, (a, b) in merged.items()}
+        by_peft = peft_merge(adapters, config.method, config.rank, config.density, seed)
+    for layer in sorted_layers(one.layers, one.component):
+        if by_peft:
+            a, b = truncate(by_peft[layer], config.rank)
+        else:
+            a, b = _merge_layer(layer, {name: _expert(adapters[name], layer) for name in adapters}, config, known)
+        yield layer, (a.float(), config.gain * b.float())
+
+
+def write_merge(
+    folder: Path, layers: Iterable[tuple[str, Factors]], told: Mapping[str, str], component: str = "unet"
+) -> int:
+    """Write layers as they come, and give the highest rank among them."""
+    ranks = []
+
+    def noted() -> Iterator[tuple[str, Factors]]:
+        for layer, factors in layers:
+            ranks.append(len(factors[0]))
+            yield layer, factors
+
+    write_layers(folder, noted(), told, component)
+    return max(ranks)
 
 
 def experts_of(adapters: Mapping[str, Adapter], unit: str = "row") -> dict[str, dict[str, Factors]]:
     """category -> layer -> factors in float32 with the scaling folded in, prepared for Co-Merge's `unit`."""
     names = sorted(adapters)
-    folded = {name: adapters[name].folded() for name in names}
     experts: dict[str, dict[str, Factors]] = {name: {} for name in names}
-    for layer in folded[names[0]]:
-        products = [(a.float(), b.float()) for a, b in (folded[name][layer] for name in names)]
+    for layer in adapters[names[0]].layers:
+        products = [_expert(adapters[name], layer) for name in names]
         for name, product in zip(names, comerge.prepare(products, unit), strict=True):  # type: ignore[arg-type]
             experts[name][layer] = product
     return experts
+
+
+def _expert(adapter: Adapter, layer: str) -> Factors:
+    a, b = adapter.folded_layer(layer)
+    return a.float(), b.float()
 
 
 def options(config: MergeConfig) -> dict[str, Any]:
@@ -206,19 +248,20 @@ def _merge_layer(layer: str, products: dict[str, Factors], config: MergeConfig, 
         return truncate(stack(list(products.values())), config.rank)
     grams, safe = known.category_grams(layer, list(products)), known.safe_gram(layer, config.empty_share)
     listed = list(products.values())
+    silencing: dict[str, Any] = {
+        "safe_weight": config.safe_weight,
+        "ridge": config.ridge,
+        "category_weight": config.category_weight,
+        "restore": config.restore,
+    }
     if config.method == "least_squares":
-        merged, total = least_squares(
-            listed,
-            grams,
-            safe,
-            safe_weight=config.safe_weight,
-            ridge=config.ridge,
-            category_weight=config.category_weight,  # type: ignore[arg-type]
-            restore=config.restore,  # type: ignore[arg-type]
-        )
+        merged, total = least_squares(listed, grams, safe, **silencing)
+    elif config.method == "subspace":
+        filters: dict[str, Any] = {"others_weight": config.others_weight, "sharpness": config.sharpness}
+        merged, total = subspace(listed, grams, safe, **silencing, **filters)
     else:
         unit: Any = config.unit
-        masks = comerge.masks(known.statistics[layer], config.score, config.selection, config.top_n)  # type: ignore[arg-type]
+        masks = comerge.masks(known.scores(layer, listed), config.score, config.selection, config.top_n)  # type: ignore[arg-type]
         merged = comerge.merge(comerge.prepare(listed, unit), masks, unit)
         total = total_gram(grams, safe, config.safe_weight, [1.0] * len(grams))
     return truncate(merged, config.rank, total if config.weighted_svd else None)
@@ -288,15 +331,15 @@ def _tuning(recipe: Recipe, config: MergeConfig, calibrations: _Calibrations) ->
 
 
 def _calibrates(method: str) -> bool:
-    return method in ("comerge", "least_squares")
+    return "inputs" in _OPTIONS[method]
 
 
-def _load_alike(experts: Mapping[str, Path]) -> dict[str, Adapter]:
+def load_alike(experts: Mapping[str, Path]) -> dict[str, Adapter]:
     """The experts sorted by category, so that their order leaves no trace in the bytes of the merge."""
     if not experts:
         raise RecipeError("there is no expert to merge; run `coprov2 train` first, or name their folder by --experts")
     try:
-        adapters = {category: load_lora(experts[category]) for category in sorted(experts)}
+        adapters = {category: open_lora(experts[category]) for category in sorted(experts)}
     except AdapterError as error:
         raise RecipeError(str(error)) from error
     shapes = {

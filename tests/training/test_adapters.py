@@ -17,8 +17,11 @@ from training.adapters import (
     load_into,
     load_lora,
     lora_layers,
+    open_lora,
     save_lora,
+    sorted_layers,
     write_adapter,
+    write_layers,
 )
 
 KV = ["attn2.to_k", "attn2.to_v"]
@@ -153,3 +156,33 @@ def test_what_does_not_fit_is_refused(new_pipeline: Callable, tmp_path: Path) ->
         load_lora(tmp_path / "nowhere")
     with pytest.raises(AdapterError, match="no LoRA layer"):
         save_lora(tmp_path, new_pipeline().unet)
+
+
+def test_layers_written_one_by_one_give_the_same_bytes(tmp_path):
+    layers = {
+        "unet_block.to_q": (torch.randn(3, 5), torch.randn(4, 3)),
+        "a.to_k": (torch.randn(2, 6), torch.randn(7, 2)),
+        "text_encoder.layers.0.q_proj": (torch.randn(2, 5), torch.randn(4, 2)),
+    }
+    whole = write_adapter(tmp_path / "whole", layers, {"made": "by a test"})
+    streamed = write_layers(
+        tmp_path / "streamed", ((name, layers[name]) for name in sorted_layers(layers)), {"made": "by a test"}
+    )
+    assert streamed.read_bytes() == whole.read_bytes()
+    assert [path.name for path in streamed.parent.iterdir()] == [WEIGHTS_NAME]
+    with pytest.raises(AdapterError, match=r"in float32, found torch\.float16"):
+        write_layers(tmp_path / "half", [("a", (torch.zeros(1, 2).half(), torch.zeros(2, 1).half()))])
+    with pytest.raises(AdapterError, match="at least one layer of the denoiser"):
+        write_layers(tmp_path / "none", [])
+    assert not list((tmp_path / "half").iterdir())
+
+
+def test_an_open_adapter_reads_what_a_loaded_one_holds(tmp_path):
+    layers = {"a.to_k": (torch.randn(2, 6), torch.randn(7, 2)), "b.to_k": (torch.randn(3, 6), torch.randn(7, 3))}
+    write_adapter(tmp_path, layers, alpha=6.0)
+    lazy, held = open_lora(tmp_path), load_lora(tmp_path)
+    assert list(lazy.layers) == list(held.layers) == list(layers)
+    assert lazy.alpha == held.alpha
+    for name in layers:
+        for one, other in zip(lazy.folded_layer(name), held.folded()[name], strict=True):
+            assert torch.equal(one, other)

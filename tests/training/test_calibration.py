@@ -1,6 +1,7 @@
 """Calibration: sums over portions are sums over everything, and they are of what the layers really see."""
 
 import hashlib
+import itertools
 
 import pytest
 import torch
@@ -8,10 +9,13 @@ from torch import nn
 
 from recipes import MergeConfig, RecipeError
 from tests.training.merge_world import CATEGORIES, LAYERS, factors, write_dataset
+from tests.training.test_comerge import brute_force
+from training import comerge
 from training.calibration import base_forward, calibrate
 from training.calibration_samples import Sample, choose_samples
 from training.comerge import Statistics, activations
 from training.denoisers import denoiser_for
+from training.low_rank import full
 
 
 class Toy(nn.Module):
@@ -88,9 +92,10 @@ def test_streaming_equals_all_at_once(inputs, unit, sides, batch_size):
             active = experts[category] if inputs == "own" else None
             scores.append(activations(experts[category][layer], seen(scored, timesteps, active)[layer], unit))
         expected = Statistics.of(torch.stack(scores))
-        torch.testing.assert_close(found.statistics[layer].wins, expected.wins)
-        torch.testing.assert_close(found.statistics[layer].activation, expected.activation, rtol=1e-5, atol=1e-5)
-        assert found.statistics[layer].inputs == expected.inputs
+        sums = found.scores(layer, [experts[category][layer] for category in CATEGORIES])
+        torch.testing.assert_close(sums.wins, expected.wins)
+        torch.testing.assert_close(sums.activation, expected.activation, rtol=1e-5, atol=1e-5)
+        assert sums.inputs == expected.inputs
         for group in ("safe", "empty", *(f"unsafe/{category}" for category in CATEGORIES)):
             owner = group.partition("/")[2]
             active = experts[owner] if inputs == "own" and owner else None
@@ -203,3 +208,50 @@ def test_prompt_only_layers_are_run_at_one_timestep(tmp_path, tiny_pipeline):
     found = calibrate(denoiser.model, counted, experts, samples, MergeConfig(calibration_timesteps=[300, 600]))
     assert set(ran) == {300}
     assert found.statistics[key].inputs == 4
+
+
+@pytest.mark.parametrize("unit", comerge.UNITS)
+@pytest.mark.parametrize("inputs", ["base", "own"])
+@pytest.mark.parametrize("sides", [["unsafe"], ["safe"], ["unsafe", "safe"]])
+def test_co_merge_of_what_is_collected_equals_the_definition_written_out(unit, inputs, sides):
+    """Prompts, timesteps, tokens and units in loops over full matrices, for every score and selection."""
+    timesteps = [100, 900]
+    config = MergeConfig(inputs=inputs, unit=unit, score_prompts=sides, calibration_timesteps=timesteps)
+    products = toy_experts()
+    prepared = {category: {} for category in CATEGORIES}
+    for layer in TOY_LAYERS:
+        listed = comerge.prepare([products[category][layer] for category in CATEGORIES], unit)
+        prepared |= {c: prepared[c] | {layer: product} for c, product in zip(CATEGORIES, listed, strict=True)}
+    toy = Toy()
+
+    def forward(batch, timestep):
+        toy(torch.stack([toy_input(sample, timestep) for sample in batch]))
+
+    found = calibrate(toy, forward, prepared, toy_samples(), config, 3)
+    scored = [sample for sample in toy_samples() if sample.side in sides]
+    own = {c: seen(scored, timesteps, products[c] if inputs == "own" else None) for c in CATEGORIES}
+    for layer in TOY_LAYERS:
+        listed = [prepared[category][layer] for category in CATEGORIES]
+        x = [own[category][layer] for category in CATEGORIES]
+        for score, selection in itertools.product(comerge.SCORES, comerge.SELECTIONS):
+            masks = comerge.masks(found.scores(layer, listed), score, selection, 1)
+            merged = full(comerge.merge(listed, masks, unit))
+            plain = [products[category][layer] for category in CATEGORIES]
+            expected = brute_force(plain, x, unit, score, selection, 1)
+            torch.testing.assert_close(merged, expected, atol=3e-5, rtol=1e-4)
+
+
+def test_weight_sums_equal_the_activations_of_every_weight():
+    """A column that some inputs leave at 0, and one that all do."""
+    products = [factors(seed, 2, {"one": (4, 5)})["one"] for seed in range(3)]
+    x = torch.randn(7, 6, 4)
+    x[2:5, :, 1] = 0
+    x[:, :, 3] = 0
+    expected = Statistics.of(torch.stack([activations(product, x, "weight") for product in products]))
+    sizes = comerge.input_sizes(x)
+    shared = (comerge.WeightSums.of(sizes[:3]) + comerge.WeightSums.of(sizes[3:])).statistics(products)
+    apart = Statistics.of_weights(products, sizes.expand(3, -1, -1))
+    for sums in (shared, apart):
+        torch.testing.assert_close(sums.wins, expected.wins)
+        torch.testing.assert_close(sums.activation, expected.activation, rtol=1e-5, atol=1e-6)
+        assert sums.inputs == 7

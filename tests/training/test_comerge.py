@@ -48,7 +48,9 @@ def share(values, selection, top_n):
 
 
 def brute_force(products, x, unit, score, selection, top_n):
-    """The merged (out, in) matrix, element by element, over full matrices."""
+    """The merged (out, in) matrix, element by element, over full matrices; `x` is of all experts, or a list."""
+    seen = [x] * len(products) if isinstance(x, torch.Tensor) else x
+    x = seen[0]
     count, tokens = len(products), x.shape[1]
     deltas = [b @ a for a, b in products]
     outputs, width = deltas[0].shape
@@ -68,7 +70,7 @@ def brute_force(products, x, unit, score, selection, top_n):
     def activation(k, n, i):
         total = 0.0
         for t in range(tokens):
-            token = x[n, t]
+            token = seen[k][n, t]
             if unit == "row":
                 total += abs(float(deltas[k][i] @ token))
             elif unit == "rank":
