@@ -10,7 +10,12 @@ from typing import Any
 from recipes.recipe import Recipe
 
 Rule = tuple[Callable[[Any], bool], str]
-MERGE_METHODS = ("comerge", "least_squares", "sum", "linear", "ties", "svd")
+MERGE_METHODS = (
+    *("comerge", "least_squares", "subspace", "best", "sum"),
+    # peft's.
+    *("linear", "cat", "svd", "ties", "ties_svd", "dare_linear", "dare_linear_svd", "dare_ties", "dare_ties_svd"),
+    *("magnitude_prune", "magnitude_prune_svd"),
+)
 SPLITS = ("train", "validation", "test", "test_unseen_concepts")
 
 
@@ -144,6 +149,8 @@ RULES: dict[str, Rule] = {
     "merge.score_prompts": (lambda values: bool(values) and set(values) <= {"unsafe", "safe"}, "unsafe, safe or both"),
     "merge.safe_weight": _at_least(0),
     "merge.empty_share": _between(0, 1),
+    "merge.others_weight": _at_least(0),
+    "merge.sharpness": _above(0),
     "merge.ridge": _above(0),
     "merge.category_weight": _one_of("equal", "trace", "energy"),
     "merge.restore": _one_of("none", "all", "category"),

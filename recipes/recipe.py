@@ -359,26 +359,31 @@ class MergeConfig:
     """Parameters that control the merge of the experts.
 
     Args:
-        method (`str`, *optional*, defaults to `"comerge"`): comerge, least_squares, sum (of the experts, peft's `cat`),
-            or peft's linear, ties, svd.
+        method (`str`, *optional*, defaults to `"comerge"`): comerge, least_squares, subspace, sum (of the experts),
+            best (the one that `training/merge.py` names), or one of peft's: linear, cat, svd, ties, dare_linear,
+            dare_ties, magnitude_prune, the last four also with `_svd` behind the name.
         compare (`list[str]`): further merges, evaluated beside it: a method, or `method:field=value,field=value` for
             other options than this section's. `gain` is tuned to a method, so a compared one starts at 1; its
             `tune_steps` start at 0.
-        rank (`int`, *optional*): rank of the merged LoRA; None keeps the exact rank (`svd`: the experts' highest).
+        rank (`int`, *optional*): rank of the merged LoRA; None keeps the exact rank (peft's with an SVD: the experts'
+            highest).
         gain (`float`, *optional*, defaults to 1.0): a factor on the result, above 0.
-        weighted_svd (`bool`, *optional*, defaults to `True`): comerge and least_squares come down to `rank` by the SVD
+        weighted_svd (`bool`, *optional*, defaults to `True`): methods that calibrate come down to `rank` by the SVD
             that keeps the layers' outputs on calibration inputs best, not the weights.
         unit (`str`): row, rank or weight. score (`str`): count or mean. selection (`str`): hard, soft or top_n.
             top_n (`int`): see `training/comerge.py`.
         score_prompts (`list[str]`): sides of the pairs on which Co-Merge counts: unsafe, safe.
-        density (`float`, *optional*, defaults to 0.3): share of values that `ties` keeps.
-        safe_weight (`float`, *optional*, defaults to 6.0): weight of safe inputs in least_squares, at least 0.
+        density (`float`, *optional*, defaults to 0.3): share of values that ties, dare_* and magnitude_prune keep.
+        safe_weight (`float`, *optional*, defaults to 6.0): weight of safe inputs in least_squares and subspace, at
+            least 0.
         empty_share (`float`, *optional*, defaults to 0.2): share of the empty prompt in the safe inputs, 0 to 1; the
             unconditional branch of guidance is drawn with it in every picture.
-        ridge (`float`, *optional*, defaults to 1e-4): of least_squares, relative to its matrix's mean diagonal.
+        others_weight (`float`, *optional*, defaults to 1.0): weight of the other categories' inputs in subspace, at
+            least 0. sharpness (`float`, *optional*, defaults to 2.0): how abruptly it chooses directions, above 0.
+        ridge (`float`, *optional*, defaults to 1e-4): of both, relative to their matrix's mean diagonal.
         category_weight (`str`, *optional*, defaults to `"energy"`): equal, trace or energy: what evens out the
-            categories in least_squares. restore (`str`, *optional*, defaults to `"category"`): none, all or category:
-            how its shrinkage is undone. See `training/least_squares.py`.
+            categories in both. restore (`str`, *optional*, defaults to `"category"`): none, all or category: how
+            their shrinkage is undone. See `training/least_squares.py` and `training/subspace.py`.
         inputs (`str`, *optional*, defaults to `"base"`): the layers' inputs come from one pass of the base model, or
             for each expert from its `own`.
         calibration_prompts (`int`, *optional*, defaults to 56): pairs a category at most.
@@ -402,6 +407,8 @@ class MergeConfig:
     density: float = 0.3
     safe_weight: float = 6.0
     empty_share: float = 0.2
+    others_weight: float = 1.0
+    sharpness: float = 2.0
     ridge: float = 1e-4
     category_weight: str = "energy"
     restore: str = "category"

@@ -125,8 +125,6 @@ def least_squares(
     """
     if ridge <= 0:
         raise ValueError(f"ridge is {ridge}; it must be above 0")
-    if restore not in RESTORES:
-        raise ValueError(f"restore is {restore!r}; it must be one of {', '.join(RESTORES)}")
     weights = category_weights(products, grams, category_weight)
     total = total_gram(grams, safe, safe_weight, weights)
     size = total.shape[0]
@@ -138,11 +136,23 @@ def least_squares(
     for (a, b), gram, weight in zip(products, grams, weights, strict=True):
         seen = weight * a.double() @ gram.double()
         parts.append((torch.cholesky_solve(seen.T, cholesky).T, b.double()))
-    shares = kept(stack(parts), products, grams)
-    if restore == "none":
-        shares = [1.0] * len(shares)
-    elif restore == "all":
-        shares = [sum(shares) / len(shares)] * len(shares)
     dtype = products[0][0].dtype
-    restored = [(a / max(share, _LEAST_KEPT), b) for (a, b), share in zip(parts, shares, strict=True)]
-    return stack([(a.to(dtype), b.to(dtype)) for a, b in restored]), total
+    return stack([(a.to(dtype), b.to(dtype)) for a, b in restored(parts, products, grams, restore)]), total
+
+
+def restored(
+    parts: Sequence[Factors], products: Sequence[Factors], grams: Sequence[Tensor], how: Restore
+) -> list[Factors]:
+    """The parts of a merge scaled up again, by what their sum keeps of the experts.
+
+    Args:
+        parts (`Sequence[Factors]`): K updates whose sum is the merge.
+        products, grams: of the experts, as for `kept`.
+        how (`str`): see `least_squares`.
+    """
+    if how not in RESTORES:
+        raise ValueError(f"restore is {how!r}; it must be one of {', '.join(RESTORES)}")
+    shares = [1.0] * len(parts) if how == "none" else kept(stack(parts), products, grams)
+    if how == "all":
+        shares = [sum(shares) / len(shares)] * len(shares)
+    return [(a / max(share, _LEAST_KEPT), b) for (a, b), share in zip(parts, shares, strict=True)]

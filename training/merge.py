@@ -36,18 +36,21 @@ from training.joint_tuning import tune_jointly
 from training.least_squares import least_squares, total_gram
 from training.low_rank import Factors, stack, truncate
 from training.pairs import read_split
-from training.peft_merges import PEFT_METHODS, peft_merge
+from training.peft_merges import PEFT_METHODS, is_random, peft_merge, prunes
+from training.subspace import subspace
 
 PROVENANCE = "coprov2.json"
 _CALIBRATED = ("inputs", "weighted_svd", "calibration_prompts", "calibration_timesteps", "calibration_latents")
+_SILENCING = ("safe_weight", "empty_share", "ridge", "category_weight", "restore")
 _OPTIONS: dict[str, tuple[str, ...]] = {
     "comerge": ("unit", "score", "selection", "top_n", "score_prompts", "safe_weight", "empty_share", *_CALIBRATED),
-    "least_squares": ("safe_weight", "empty_share", "ridge", "category_weight", "restore", *_CALIBRATED),
+    "least_squares": (*_SILENCING, *_CALIBRATED),
+    "subspace": (*_SILENCING, "others_weight", "sharpness", *_CALIBRATED),
     "sum": (),
-    "linear": (),
-    "ties": ("density",),
-    "svd": (),
+    **{method: ("density",) if prunes(method) else () for method in PEFT_METHODS},
 }
+# What `best` stands for: the method with the lowest unsafe rate among those that keep what safe prompts show.
+BEST_METHOD = "least_squares"
 # Fields of the section train that leave no trace in a joint tuning; threads and workers do, in the last bits.
 _INDIFFERENT = ("categories", "save_steps")
 # Goes up when the same options come to give another merge.
@@ -120,6 +123,7 @@ def merge_experts(
             "method": config.method,
             "options": options(config),
             "experts": sums,
+            **({"seed": recipe.seed} if is_random(config.method) else {}),
             "calibration": calibrations.provenance(config) if _calibrates(config.method) else None,
             "tuning": _tuning(recipe, config, calibrations) if config.tune_steps else None,
         }
@@ -127,7 +131,7 @@ def merge_experts(
         if is_done(folder, fingerprint):
             continue
         with shared.phase("merge"):
-            layers = merge_layers(adapters, config, partial(calibrations.collect, config))
+            layers = merge_layers(adapters, config, partial(calibrations.collect, config), recipe.seed)
         if config.tune_steps:
             with shared.phase("tune"):
                 layers = tune_jointly(recipe, config, layers, shared.base, out / "work" / "tuning" / name, fingerprint)
@@ -147,6 +151,7 @@ def planned_merges(recipe: Recipe) -> dict[str, MergeConfig]:
     An entry of `merge.compare` is a method, or `method:field=value,field=value` for other options than the recipe's;
     its name is the entry with dashes for everything else, `comerge-unit-rank` for `comerge:unit=rank`. It takes the
     recipe's options but for `gain`, which is tuned to a method and so starts at 1, and `tune_steps`, which starts at 0.
+    The names are those of the recipe; the method `best` is resolved in the options.
 
     Raises:
         `RecipeError`: for an unknown method, or an unknown or wrong field.
@@ -170,25 +175,33 @@ def planned_merges(recipe: Recipe) -> dict[str, MergeConfig]:
         for field, problem in check(dataclasses.replace(recipe, merge=config)):
             if field.startswith("merge."):
                 raise RecipeError(f"merge {name}: {field}: {problem}")
-    return plans
+    return {name: resolved(config) for name, config in plans.items()}
+
+
+def resolved(config: MergeConfig) -> MergeConfig:
+    """`config` with the method that `best` stands for; any other one is left as it is."""
+    return dataclasses.replace(config, method=BEST_METHOD) if config.method == "best" else config
 
 
 def merge_layers(
-    adapters: Mapping[str, Adapter], config: MergeConfig, calibration: Callable[[], Calibration]
+    adapters: Mapping[str, Adapter], config: MergeConfig, calibration: Callable[[], Calibration], seed: int = 0
 ) -> dict[str, Factors]:
     """Merge adapters in memory.
 
     Args:
         adapters (`Mapping[str, Adapter]`): category -> expert, all with the same layers.
-        config (`MergeConfig`): method, its options, rank (None: the exact one, for `svd` peft's default) and gain.
+        config (`MergeConfig`): method, its options, rank (None: the exact one; for peft's methods with an SVD its
+            default) and gain.
         calibration (`Callable`): gives the calibration; called only by methods that need it.
+        seed (`int`, *optional*, defaults to 0): of methods that draw random numbers.
 
     Returns:
         `dict[str, Factors]`: layer -> `(A, B)`, float32, any scaling included.
     """
+    config = resolved(config)
     adapters = {category: adapters[category] for category in sorted(adapters)}
     if config.method in PEFT_METHODS:
-        merged = peft_merge(adapters, config.method, config.rank, config.density)
+        merged = peft_merge(adapters, config.method, config.rank, config.density, seed)
         merged = {layer: truncate(factors, config.rank) for layer, factors in merged.items()}
     else:
         experts = experts_of(adapters)
@@ -231,16 +244,17 @@ def _merge_layer(layer: str, products: dict[str, Factors], config: MergeConfig, 
         return truncate(stack(list(products.values())), config.rank)
     grams, safe = known.category_grams(layer, list(products)), known.safe_gram(layer, config.empty_share)
     listed = list(products.values())
+    silencing: dict[str, Any] = {
+        "safe_weight": config.safe_weight,
+        "ridge": config.ridge,
+        "category_weight": config.category_weight,
+        "restore": config.restore,
+    }
     if config.method == "least_squares":
-        merged, total = least_squares(
-            listed,
-            grams,
-            safe,
-            safe_weight=config.safe_weight,
-            ridge=config.ridge,
-            category_weight=config.category_weight,  # type: ignore[arg-type]
-            restore=config.restore,  # type: ignore[arg-type]
-        )
+        merged, total = least_squares(listed, grams, safe, **silencing)
+    elif config.method == "subspace":
+        filters: dict[str, Any] = {"others_weight": config.others_weight, "sharpness": config.sharpness}
+        merged, total = subspace(listed, grams, safe, **silencing, **filters)
     else:
         unit: Any = config.unit
         masks = comerge.masks(known.statistics[layer], config.score, config.selection, config.top_n)  # type: ignore[arg-type]
@@ -315,7 +329,7 @@ def _tuning(recipe: Recipe, config: MergeConfig, calibrations: _Calibrations) ->
 
 
 def _calibrates(method: str) -> bool:
-    return method in ("comerge", "least_squares")
+    return "inputs" in _OPTIONS[method]
 
 
 def _load_alike(experts: Mapping[str, Path]) -> dict[str, Adapter]:

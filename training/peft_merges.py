@@ -14,29 +14,57 @@ from recipes import RecipeError
 from training.adapters import Adapter, load_into, lora_layers
 from training.low_rank import Factors
 
-PEFT_METHODS = ("linear", "ties", "svd")
+# What `density` means something to.
+PRUNING_METHODS = ("ties", "dare_linear", "dare_ties", "magnitude_prune")
+# Those of them that keep values drawn by chance.
+_DARE = ("dare_linear", "dare_ties")
+_ON_FACTORS = ("linear", *PRUNING_METHODS)
+PEFT_METHODS = (*_ON_FACTORS, "cat", "svd", *(f"{method}_svd" for method in PRUNING_METHODS))
+
+
+def prunes(method: str) -> bool:
+    """Whether a method of peft's reads `density`."""
+    return method.removesuffix("_svd") in PRUNING_METHODS
+
+
+def is_random(method: str) -> bool:
+    """Whether a method of peft's draws random numbers, so that its result follows from a seed."""
+    return method.removesuffix("_svd") in _DARE
 
 
 def peft_merge(
-    adapters: Mapping[str, Adapter], method: str, rank: int | None = None, density: float = 0.3
+    adapters: Mapping[str, Adapter], method: str, rank: int | None = None, density: float = 0.3, seed: int = 0
 ) -> dict[str, Factors]:
     """Merge whole adapters with peft, every adapter with weight 1.
 
-    Note that `linear` and `ties` merge the A matrices and the B matrices apart, which is not a merge of the products
-    B A; `svd` sums the products and takes the SVD of the full matrix.
+    Note that `linear`, `ties`, `dare_linear`, `dare_ties` and `magnitude_prune` merge the A matrices and the B matrices
+    apart, which is not a merge of the products B A. `cat` stacks the factors, which is one, without loss. `svd` and
+    the names that end in `_svd` merge the products as full matrices and take the SVD of the result.
 
     Args:
-        adapters (`Mapping[str, Adapter]`): name -> expert, all with the same layers; `linear` and `ties` need the same
-            rank too.
-        method (`str`): linear, ties or svd.
-        rank (`int`, *optional*): of the result, for `svd` alone; None is peft's default, the highest rank among the
-            experts.
-        density (`float`, *optional*, defaults to 0.3): share of values that `ties` keeps.
+        adapters (`Mapping[str, Adapter]`): name -> expert, all with the same layers; their order does not matter.
+            Methods that merge A and B apart need experts of the same rank too.
+        method (`str`): one of `PEFT_METHODS`.
+        rank (`int`, *optional*): of the result, for methods with an SVD alone; None is peft's default, the highest rank
+            among the experts.
+        density (`float`, *optional*, defaults to 0.3): share of values that pruning keeps, see `PRUNING_METHODS`:
+            the largest ones, or with DARE any, drawn by chance and scaled up by 1 / density.
+        seed (`int`, *optional*, defaults to 0): of DARE's draws; the global random state is left as it was.
 
     Returns:
         `dict[str, Factors]`: layer -> `(A, B)`, scaling folded into B.
     """
+    # Making layers draws random numbers too.
+    with torch.random.fork_rng(devices=[]):
+        return _merged(adapters, method, rank, density, seed)
+
+
+def _merged(
+    adapters: Mapping[str, Adapter], method: str, rank: int | None, density: float, seed: int
+) -> dict[str, Factors]:
     model = None
+    # Draws are made layer by layer and expert by expert, in the order in which peft meets them.
+    adapters = {name: adapters[name] for name in sorted(adapters)}
     for name, adapter in adapters.items():
         config = _lora_config(adapter)
         if model is None:
@@ -47,14 +75,16 @@ def peft_merge(
     assert isinstance(model, PeftModel)
     names = list(adapters)
     options: dict[str, Any] = {}
-    if method == "svd":
+    if method.endswith("svd"):
         options["svd_rank"] = rank
-    elif method == "ties":
+    if prunes(method):
         options["density"] = density
     # The name of a category cannot hold a space, so it is free.
     merged = "the merge"
+    weights = [1.0] * len(names)
+    torch.manual_seed(seed)
     try:
-        model.base_model.add_weighted_adapter(names, [1.0] * len(names), merged, combination_type=method, **options)
+        model.base_model.add_weighted_adapter(names, weights, merged, combination_type=method, **options)
     except ValueError as error:
         raise RecipeError(f"merge method {method}: {error}") from error
     with torch.no_grad():
@@ -67,7 +97,7 @@ def peft_merge(
 def skeleton(adapter: Adapter) -> nn.Module:
     """A network of nothing but the linear layers that `adapter` names, in the same places."""
     root = nn.Module()
-    for name, (a, b) in adapter.layers.items():
+    for name, (a, b) in sorted(adapter.layers.items()):
         *parents, last = name.split(".")
         module = root
         for part in parents:

@@ -12,14 +12,15 @@ from peft import LoraConfig, get_peft_model
 from typer.testing import CliRunner
 
 from recipes import MergeConfig, Recipe, RecipeError
+from recipes.check import MERGE_METHODS
 from tests.training.merge_world import CATEGORIES, LAYERS, factors, write_dataset, write_experts
 from training import merge_cli
 from training.adapters import WEIGHTS_NAME, Adapter, load_lora, write_adapter
 from training.calibration_samples import choose_samples
 from training.denoisers import denoiser_for
 from training.low_rank import full
-from training.merge import merge_experts, merge_layers, planned_merges
-from training.peft_merges import peft_merge
+from training.merge import BEST_METHOD, merge_experts, merge_layers, planned_merges
+from training.peft_merges import PEFT_METHODS, is_random, peft_merge
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_merged_folder_in_stock_diffusers_adds_the_merged_updates(tmp_path, worl
         assert not torch.allclose(plain_b, load_lora(experts_in(world)["violence"]).folded()[layer][1])
 
 
-@pytest.mark.parametrize("method", ["comerge", "least_squares", "sum"])
+@pytest.mark.parametrize("method", ["comerge", "least_squares", "subspace", "sum"])
 def test_a_merge_of_one_expert_is_that_expert(tmp_path, world, tiny_pipeline, method):
     one = {"violence": world / "experts" / "violence"}
     # Least squares has nothing to shrink towards when safe inputs weigh nothing.
@@ -86,7 +87,7 @@ def test_a_merge_of_one_expert_is_that_expert(tmp_path, world, tiny_pipeline, me
     prompts = [sample.prompt for sample in choose_samples(world / "dataset", list(one), 9, 0, False)]
     seen = denoiser_for(tiny_pipeline).encode_prompts([prompt for prompt in prompts if "pistol" in prompt])
     for layer, delta in deltas(one["violence"]).items():
-        if method != "least_squares":
+        if method in ("comerge", "sum"):
             torch.testing.assert_close(merged[layer], delta, atol=1e-6, rtol=1e-5)
         elif "attn2" in layer:
             # Three prompts do not span all directions: it is that expert on what they do.
@@ -95,10 +96,10 @@ def test_a_merge_of_one_expert_is_that_expert(tmp_path, world, tiny_pipeline, me
 
 
 def test_order_of_experts_leaves_no_trace(tmp_path, world):
-    recipe = recipe_for(world, compare=["least_squares", "sum", "linear", "ties", "svd"])
+    recipe = recipe_for(world, compare=[method for method in MERGE_METHODS if method != "comerge"])
     straight = merge_experts(recipe, experts_in(world), world / "dataset", tmp_path / "a")
     turned = merge_experts(recipe, dict(reversed(experts_in(world).items())), world / "dataset", tmp_path / "b")
-    assert list(straight) == list(turned) == ["comerge", "least_squares", "sum", "linear", "ties", "svd"]
+    assert sorted(straight) == sorted(turned) == sorted(MERGE_METHODS)
     for method, folder in straight.items():
         for name in (WEIGHTS_NAME, "coprov2.json"):
             assert (folder / name).read_bytes() == (turned[method] / name).read_bytes()
@@ -157,7 +158,9 @@ def test_provenance_says_what_was_merged(tmp_path, world):
     assert "density" not in told["options"]
 
 
-@pytest.mark.parametrize(("method", "rank"), [("linear", None), ("ties", None), ("svd", None), ("svd", 6)])
+@pytest.mark.parametrize(
+    ("method", "rank"), [*((method, None) for method in PEFT_METHODS), ("svd", 6), ("dare_ties_svd", 6)]
+)
 def test_peft_methods_equal_peft_on_the_unet(world, tiny_pipeline, method, rank):
     adapters = {category: load_lora(folder) for category, folder in experts_in(world).items()}
     config = LoraConfig(r=4, lora_alpha=6, target_modules=list(LAYERS))
@@ -168,13 +171,79 @@ def test_peft_methods_equal_peft_on_the_unet(world, tiny_pipeline, method, rank)
             module = model.base_model.model.get_submodule(layer)
             module.lora_A[category].weight.data.copy_(a)
             module.lora_B[category].weight.data.copy_(b)
-    extra = {"density": 0.4} if method == "ties" else {"svd_rank": rank} if rank else {}
+    extra = {"density": 0.4, "svd_rank": rank}
+    if is_random(method):
+        # The draws of our run come in the order of our layers, those of this network in its own.
+        extra["density"] = 1.0
     model.base_model.add_weighted_adapter(CATEGORIES, [1.0, 1.0], "merged", combination_type=method, **extra)
-    merged = merge_layers(adapters, MergeConfig(method=method, rank=rank, density=0.4, gain=0.5), no_calibration)
+    config = MergeConfig(method=method, rank=rank, density=extra["density"], gain=0.5)
+    merged = merge_layers(adapters, config, no_calibration)
     for layer, product in merged.items():
         expected = 0.5 * model.base_model.model.get_submodule(layer).get_delta_weight("merged")
         torch.testing.assert_close(full(product), expected, atol=1e-5, rtol=1e-5)
-        assert len(product[0]) == (rank or 4)
+        assert len(product[0]) == (rank or (8 if method == "cat" else 4))
+
+
+@pytest.mark.parametrize("method", ["dare_linear", "dare_ties", "dare_linear_svd", "dare_ties_svd"])
+def test_dare_draws_what_the_seed_says_and_nothing_else(tmp_path, world, method):
+    adapters = {category: load_lora(folder) for category, folder in experts_in(world).items()}
+
+    def merged(seed, turned=False):
+        order = dict(reversed(adapters.items())) if turned else adapters
+        result = merge_layers(order, MergeConfig(method=method, density=0.4), no_calibration, seed)
+        return torch.cat([full(result[layer]).flatten() for layer in sorted(result)])
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    once = merged(0)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(merged(0), once)
+    assert torch.equal(merged(0, turned=True), once)
+    assert not torch.allclose(merged(1), once)
+    # The recipe's seed is the one that counts, and a merge under another one is another merge.
+    recipe = recipe_for(world, method=method, density=0.4)
+    folder = merge_experts(recipe, experts_in(world), world / "dataset", tmp_path)[method]
+    assert json.loads((folder / "coprov2.json").read_text("utf8"))["seed"] == 0
+    first = (folder / WEIGHTS_NAME).read_bytes()
+    recipe.seed = 5
+    merge_experts(recipe, experts_in(world), world / "dataset", tmp_path)
+    assert (folder / WEIGHTS_NAME).read_bytes() != first
+
+
+def test_dare_keeps_the_expected_update(world):
+    """A kept value is scaled by 1 / density: over many draws the mean is what is merged without pruning."""
+    adapters = {category: load_lora(folder) for category, folder in experts_in(world).items()}
+    layer = next(iter(LAYERS))
+    plain = merge_layers(adapters, MergeConfig(method="linear"), no_calibration)[layer]
+    draws = [
+        merge_layers(adapters, MergeConfig(method="dare_linear", density=0.5), no_calibration, seed)[layer]
+        for seed in range(60)
+    ]
+    for side in (0, 1):
+        mean = torch.stack([draw[side] for draw in draws]).mean(0)
+        # The draws of A and B are independent of each other: each value is off by its own size over sqrt(60).
+        assert float((mean - plain[side]).norm() / plain[side].norm()) < 0.3
+
+
+def test_cat_is_the_sum(world):
+    adapters = {category: load_lora(folder) for category, folder in experts_in(world).items()}
+    by_peft = merge_layers(adapters, MergeConfig(method="cat"), no_calibration)
+    ours = merge_layers(adapters, MergeConfig(method="sum"), no_calibration)
+    for layer, product in ours.items():
+        torch.testing.assert_close(full(by_peft[layer]), full(product), atol=1e-5, rtol=1e-5)
+
+
+def test_best_is_the_method_that_it_stands_for(tmp_path, world):
+    recipe = recipe_for(world, method="best", safe_weight=2.0, compare=[BEST_METHOD, "best:rank=3"])
+    folders = merge_experts(recipe, experts_in(world), world / "dataset", tmp_path)
+    assert list(folders) == ["best", BEST_METHOD, "best-rank-3"]
+    assert folders["best"] == tmp_path / "merged"
+    told = [json.loads((folder / "coprov2.json").read_text("utf8")) for folder in folders.values()]
+    assert [each["method"] for each in told] == [BEST_METHOD] * 3
+    assert told[0] == told[1]
+    assert told[2]["rank"] == 3
+    assert (folders["best"] / WEIGHTS_NAME).read_bytes() == (folders[BEST_METHOD] / WEIGHTS_NAME).read_bytes()
 
 
 def test_peft_methods_keep_each_layers_own_alpha(world):
@@ -198,7 +267,7 @@ def test_gain_scales_and_rank_truncates(world, method):
         assert less[layer][0].shape[0] == 2
 
 
-@pytest.mark.parametrize("method", ["comerge", "least_squares"])
+@pytest.mark.parametrize("method", ["comerge", "least_squares", "subspace"])
 def test_weighted_truncation_keeps_calibration_outputs_better_with_rank(tmp_path, world, method):
     entries = [f"{method}:rank={rank}" for rank in (1, 3, 6)]
     recipe = recipe_for(world, method=method, compare=entries)
