@@ -65,13 +65,13 @@ class Shared:
         calibrations (`MutableMapping[str, Calibration]`): what was collected, by its options; a mapping that forgets is
             collected again.
         base (`Callable[[], Base]`): the frozen model, for a joint tuning.
-        phase (`Callable[[str], AbstractContextManager[None]]`): is entered around `calibrate` (which lies within
+        phase (`Callable[[str], AbstractContextManager]`): is entered around `calibrate` (which lies within
             `merge`), `merge` and `tune`.
     """
 
     calibrations: MutableMapping[str, Calibration]
     base: Callable[[], Base]
-    phase: Callable[[str], AbstractContextManager[None]]
+    phase: Callable[[str], AbstractContextManager[Any]]
 
 
 def merge_experts(

@@ -3,9 +3,13 @@
 import json
 from pathlib import Path
 from statistics import mean
+from typing import TYPE_CHECKING
 
 from evaluation.study.plan import Unit, kind_of
 from evaluation.study.records import RECORD
+
+if TYPE_CHECKING:
+    from evaluation.study.running import Study
 
 
 def spoken(seconds: float) -> str:
@@ -58,3 +62,25 @@ class Times:
     def unknown(self, units: list[Unit]) -> list[str]:
         """Kinds among `units` that were never measured."""
         return sorted({kind_of(unit.variant) for unit in units} - set(self._units))
+
+
+def what_is_left(study: "Study") -> str:
+    """What a study has to do, and how long that takes as far as it is known: one line a group and seed."""
+    times, undone = Times(study.out), study.undone()
+    lines = [f"{len(undone)} of {len(study.units())} variants are to be made and judged:"]
+    by_part: dict[tuple[str, int], list[Unit]] = {}
+    for unit in undone:
+        by_part.setdefault((unit.group, unit.seed), []).append(unit)
+    for (group, seed), units in by_part.items():
+        seconds = times.of(units)
+        known = "time unknown" if seconds is None else f"about {spoken(seconds)}"
+        lines.append(f"  {group}, seed {seed}: {known}: {', '.join(unit.name for unit in units)}")
+    total = times.of(undone, study.jobs)
+    if undone:
+        lines.append(
+            f"all of it: {'time unknown' if total is None else 'about ' + spoken(total)}, {study.jobs} at a time"
+        )
+    unknown = times.unknown(undone)
+    if unknown:
+        lines.append(f"never measured here, counted as the mean of the others: {', '.join(unknown)}")
+    return "\n".join(lines)

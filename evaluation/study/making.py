@@ -45,9 +45,7 @@ class Stage:
         best (`Callable[[dict[str, Path]], str]`): which of the experts is the best single one.
     """
 
-    def __init__(
-        self, recipe: Recipe, dataset: Path, folder: Path, best: Callable[[dict[str, Path]], str]
-    ) -> None:
+    def __init__(self, recipe: Recipe, dataset: Path, folder: Path, best: Callable[[dict[str, Path]], str]) -> None:
         # A tuning's last bits depend on the workers; with one, they do not on how many seeds run side by side.
         self.recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, workers=1))
         self.trained = recipe
@@ -167,10 +165,10 @@ class Stage:
 def _options(config: dict[str, Any]) -> dict[str, Any]:
     """The fields of a merge that its method reads, and those of the tuning."""
     from recipes import MergeConfig
-    from training.merge import options
+    from training.merge import options, resolved
 
-    made = MergeConfig(**config)
-    tuning = {"tune_steps": made.tune_steps}
+    made = resolved(MergeConfig(**config))
+    tuning: dict[str, Any] = {"tune_steps": made.tune_steps}
     if made.tune_steps:
         tuning["tune_learning_rate"] = made.tune_learning_rate
     return {"method": made.method, **options(made), **tuning}

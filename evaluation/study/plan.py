@@ -202,9 +202,9 @@ def _check(plan: Plan, where: str) -> None:
         for name, number in (("seeds", group.seeds), ("prompts", group.prompts)):
             if number is not None and number < 1:
                 raise RecipeError(f"{where}: {group.name}: {name}: found {number}, expected 1 or more, or null")
-    for number in plan.concepts:
-        if not (isinstance(number, int) and number >= 1) and number != "all":
-            raise RecipeError(f"{where}: concepts: found {number!r}, expected whole numbers from 1 on, or all")
+    for point in plan.concepts:
+        if not (isinstance(point, int) and point >= 1) and point != "all":
+            raise RecipeError(f"{where}: concepts: found {point!r}, expected whole numbers from 1 on, or all")
     if (plan.kind == "scaling") != bool(plan.concepts):
         wanted = "numbers of concepts" if plan.kind == "scaling" else "none, in a merge study"
         raise RecipeError(f"{where}: concepts: found {plan.concepts}, expected {wanted}")

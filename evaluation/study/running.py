@@ -60,7 +60,9 @@ class Study:
         for _, variant in self.variants():
             config = merge_config(self.recipe, variant)
             if variant.merge is None and not variant.single_expert and config.rank is None:
-                raise RecipeError(f"variant {variant.name}: merge.rank is null; set it, for one LoRA on all needs a rank")
+                raise RecipeError(
+                    f"variant {variant.name}: merge.rank is null; set it, for one LoRA on all needs a rank"
+                )
 
     def variants(self) -> list[tuple[str, Variant]]:
         """Group and variant of all that is asked for, in the plan's order."""
@@ -107,20 +109,23 @@ class Study:
         return [unit for unit in self.units() if not runs[unit.seed].is_done(unit)]
 
 
-def run_study(study: Study, after: Callable[[], None], say: Say = print) -> dict[str, str]:
+def run_study(study: Study, after: Callable[[dict[str, str]], object], say: Say = print) -> dict[str, str]:
     """Do what is not done yet.
 
     Args:
         study (`Study`): what to do.
-        after (`Callable`): called whenever a seed of a group has ended, to write the results so far.
+        after (`Callable`): called whenever a seed of a group has ended, to write the results so far; takes
+            `NAME, seed N` -> why it could not be done.
         say (`Callable`): takes the lines of progress.
 
     Returns:
-        `dict[str, str]`: `NAME, seed N` -> why it could not be done, for what failed; the rest is done all the same.
+        `dict[str, str]`: the same for what failed, without what the dataset is too small for; the rest is done all the
+        same.
 
     Raises:
         `RecipeError`: where another process works on the folder.
     """
+    reasons: dict[str, str] = {}
     failed: dict[str, str] = {}
     pending, started = study.units(), time.perf_counter()
     total, times = len(pending), Times(study.out)
@@ -128,7 +133,9 @@ def run_study(study: Study, after: Callable[[], None], say: Say = print) -> dict
     def told(unit: Unit, seconds: float, done: bool, problem: str | None) -> None:
         pending.remove(unit)
         if problem is not None:
-            failed[f"{unit.name}, seed {unit.seed}"] = problem
+            reasons[f"{unit.name}, seed {unit.seed}"] = problem
+            if done:
+                failed[f"{unit.name}, seed {unit.seed}"] = problem
         times.refresh()
         # Those that have a record will most likely be found done.
         left = [other for other in pending if not (other.folder(study.out) / RECORD).is_file()]
@@ -142,10 +149,10 @@ def run_study(study: Study, after: Callable[[], None], say: Say = print) -> dict
             if study.jobs == 1 or len(seeds) == 1:
                 for units in seeds:
                     work(study.recipe, study.out, units, told)
-                    after()
+                    after(reasons)
             else:
-                _side_by_side(study, seeds, told, after)
-    say(f"{total - len(failed)} of {total} variants are judged, after {spoken(time.perf_counter() - started)}")
+                _side_by_side(study, seeds, told, lambda: after(reasons))
+    say(f"{total - len(reasons)} of {total} variants are judged, after {spoken(time.perf_counter() - started)}")
     return failed
 
 
@@ -166,7 +173,7 @@ def work(recipe: Recipe, out: Path, units: list[Unit], told: Told) -> None:
         run.close()
 
 
-def _side_by_side(study: Study, seeds: list[list[Unit]], told: Told, after: Callable[[], None]) -> None:
+def _side_by_side(study: Study, seeds: list[list[Unit]], told: Told, after: Callable[[], object]) -> None:
     """Seeds in processes of their own, `study.jobs` at a time."""
     context = multiprocessing.get_context("spawn")
     # A process that trains workers of its own would start more threads than there are cores.
@@ -188,7 +195,8 @@ def _side_by_side(study: Study, seeds: list[list[Unit]], told: Told, after: Call
             for end in wait(list(running)):
                 process, untold = running[end]
                 try:
-                    index, seconds, done, problem = end.recv()  # type: ignore[union-attr]
+                    message: Any = end.recv()  # type: ignore[union-attr, call-arg]
+                    index, seconds, done, problem = message
                     unit = untold[index]
                     assert unit is not None
                     told(unit, seconds, done, problem)
@@ -235,5 +243,7 @@ def _alone(out: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise RecipeError(f"{out}: another study works on this folder; wait for it, or give another --out") from None
+            raise RecipeError(
+                f"{out}: another study works on this folder; wait for it, or give another --out"
+            ) from None
         yield

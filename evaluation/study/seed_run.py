@@ -126,7 +126,9 @@ class SeedRun:
         if not self.built():
             return False
         try:
-            stage = None if unit.variant is None else self._stages.get(unit.concepts) or self.stage(unit.concepts, False)
+            stage = (
+                None if unit.variant is None else self._stages.get(unit.concepts) or self.stage(unit.concepts, False)
+            )
         except TooFewConcepts:
             return False
         if stage is not None and not stage.experts:
@@ -146,7 +148,8 @@ class SeedRun:
         fingerprint, folder = self.fingerprint(unit, stage), unit.folder(self.out)
         if read_record(folder, fingerprint) is not None:
             return False
-        adapter, costs = None, {}
+        adapter: Path | None = None
+        costs: dict[str, Any] = {}
         if stage is not None and unit.variant is not None:
             adapter, costs = self._made(stage, unit.variant, folder)
         started = time.perf_counter()

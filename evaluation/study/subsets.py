@@ -1,4 +1,4 @@
-"""Subsets of a dataset's concepts for the scaling study: which ones, and the training pairs of them as a dataset folder.
+"""Subsets of a dataset's concepts for the scaling study: which ones, and their training pairs as a dataset folder.
 
 Everything downstream (experts, calibration, tuning) reads the folder, so nothing sees a concept that is not aligned."""
 
