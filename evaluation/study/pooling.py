@@ -10,7 +10,7 @@ import numpy as np
 
 from evaluation.intervals import RESAMPLES, Estimate, as_estimate, named_rng, wilson
 
-# Distinct values up to which a resample is drawn as how often each comes up; verdicts have two, their differences three.
+# Distinct values up to which a resample is drawn as how often each comes up: verdicts have two, differences three.
 _FEW = 8
 
 Values = Mapping[int, Sequence[float]]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import evaluation.study.making
 import evaluation.study.seed_run
 from evaluation.study.estimate import what_is_left
 from evaluation.study.plan import Group, Plan, Variant
@@ -115,22 +116,20 @@ def test_only_what_changed_is_done_again(new_study: NewStudy, stand_in_judge: Ca
 
 @pytest.mark.slow
 def test_what_fails_is_listed_and_the_rest_is_done(new_study: NewStudy) -> None:
-    # A Co-Merge on a timestep that the model does not have.
-    broken = Variant("broken", merge={"method": "comerge", "calibration_timesteps": [999], "inputs": "own"})
+    broken = Variant("broken", merge={"method": "linear"})
     plan = Plan("tiny", "merge", "base", [Group("main", [broken, Variant("sum", merge={"method": "sum"})])])
     study = new_study("out", plan, seeds=[0], limit=3)
     lines: list[str] = []
 
-    def break_it(self: Any, variant: Variant, folder: Path) -> Any:
-        raise RecipeError("no such thing")
-
     make = evaluation.study.making.Stage.make
+
+    def broken_once(self: Any, variant: Variant, folder: Path) -> Any:
+        if variant.name == "broken":
+            raise RecipeError("no such thing")
+        return make(self, variant, folder)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            evaluation.study.making.Stage,
-            "make",
-            lambda self, variant, folder: (break_it if variant.name == "broken" else make)(self, variant, folder),
-        )
+        patch.setattr(evaluation.study.making.Stage, "make", broken_once)
         failed = run_study(study, partial(write_results, study), lines.append)
     assert failed == {"broken, seed 0": "no such thing"}
     results = read_results(study.out)
