@@ -80,7 +80,7 @@ class Study:
         for group in self.plan.groups:
             seeds = self.seeds[: group.seeds] if group.seeds else self.seeds
             variants = [variant for name, variant in asked if name == group.name]
-            prompts = min(filter(None, (group.prompts, self.limit)), default=None)
+            prompts = min(filter(None, (group.prompts, self.limit, self.recipe.evaluate.max_prompts)), default=None)
             points: list[int | str | None] = list(self.plan.concepts) or [None]
             if variants:
                 units = [

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.drawing import Drawer, dataset_pictures_hold
 from evaluation.judging import draw_and_judge, requests_of
+from evaluation.measures import Judged
 from evaluation.prompts import Pair, Request, prompts_sha256, read_manifest, read_pairs, select
 from evaluation.study.making import Stage
 from evaluation.study.plan import BASE, Unit, Variant, kind_of, merge_config
@@ -21,7 +22,7 @@ from recipes import Recipe, RecipeError
 from recipes.writing import write_json
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from evaluation.judging import Pictures
 
 # Part of the fingerprints: raised when the same inputs would give other figures.
 PROTOCOL = 1
@@ -44,9 +45,11 @@ class SeedRun:
         self.recipe, self.out, self.seed = replace(recipe, seed=seed), out, seed
         self.folder = out / f"seed-{seed}"
         self.dataset = self.folder / "dataset"
+        # One at a time: a stage holds the base model and the caches of its pairs.
         self._stages: dict[int | str | None, Stage] = {}
-        self._pairs: dict[tuple[str, int | None], list[Pair]] = {}
-        self._before: dict[int | None, dict[tuple[str, str], Image]] = {}
+        self._failed: dict[int | str | None, RecipeError] = {}
+        self._pairs: dict[str, list[Pair]] = {}
+        self._before: dict[int | None, Pictures] = {}
         self._drawer: Drawer | None = None
         self._verdicts: VerdictStore | None = None
 
@@ -85,20 +88,32 @@ class SeedRun:
                 write_subset(self.dataset, dataset, order[:concepts])
         stage = Stage(self.recipe, dataset, folder, self._best)
         if train:
-            with noted_seconds(self.folder / "seconds.json", f"train {concepts or 'all'}"):
-                stage.train()
-            self._stages[concepts] = stage
+            self._train(stage, concepts)
+            self._stages = {concepts: stage}
         else:
             stage.find()
         return stage
 
-    def pairs(self, limit: int | None) -> dict[str, list[Pair]]:
-        """The test prompts of each split of the recipe, at most `limit` a split."""
-        for split in self.recipe.evaluate.splits:
-            if (split, None) not in self._pairs:
-                self._pairs[split, None] = read_pairs(self.dataset, split)
-        limit = self.recipe.evaluate.max_prompts if limit is None else limit
-        return {split: select(self._pairs[split, None], limit) for split in self.recipe.evaluate.splits}
+    def _train(self, stage: Stage, concepts: int | str | None) -> None:
+        """Train a stage's experts; what failed once is not tried again for each of its variants."""
+        if concepts in self._failed:
+            raise self._failed[concepts]
+        try:
+            with noted_seconds(self.folder / "seconds.json", f"train {concepts or 'all'}"):
+                stage.train()
+        except RecipeError as error:
+            self._failed[concepts] = error
+            raise
+
+    def pairs(self, limit: int | None, images: bool = False) -> dict[str, list[Pair]]:
+        """The test prompts of each split of the recipe, at most `limit` a split; the pictures are not kept."""
+        splits = self.recipe.evaluate.splits
+        if images:
+            return {split: select(read_pairs(self.dataset, split), limit) for split in splits}
+        for split in splits:
+            if split not in self._pairs:
+                self._pairs[split] = read_pairs(self.dataset, split, images=False)
+        return {split: select(self._pairs[split], limit) for split in splits}
 
     def fingerprint(self, unit: Unit, stage: Stage | None) -> str:
         """Hash of what a unit's verdicts follow from: the adapter, and how its pictures are drawn and judged."""
@@ -153,10 +168,10 @@ class SeedRun:
         if stage is not None and unit.variant is not None:
             adapter, costs = self._made(stage, unit.variant, folder)
         started = time.perf_counter()
-        requests = requests_of(self.pairs(unit.prompts))
         if adapter is None:
-            judged, _ = self._judge(requests, None, unit.name)
+            judged, _ = self._judge_base(unit.prompts)
         else:
+            requests = requests_of(self.pairs(unit.prompts))
             judged, _ = self._judge(requests, adapter, unit.name, self._base_pictures(unit.prompts))
         record = {
             "name": unit.name,
@@ -182,12 +197,8 @@ class SeedRun:
         return adapter, costs
 
     def _judge(
-        self,
-        requests: list[Request],
-        adapter: Path | None,
-        name: str,
-        before: "dict[tuple[str, str], Image] | None" = None,
-    ) -> Any:
+        self, requests: list[Request], adapter: Path | None, name: str, before: "Pictures | None" = None
+    ) -> "tuple[list[Judged], Pictures]":
         if self._drawer is None:
             self._drawer = Drawer(self.recipe, self.base, self.folder / "pictures")
         assert self._verdicts is not None
@@ -196,9 +207,12 @@ class SeedRun:
         )
         return draw_and_judge(self._drawer, self._verdicts, requests, adapter, name, before, stored)
 
-    def _base_pictures(self, limit: int | None) -> "dict[tuple[str, str], Image]":
+    def _judge_base(self, limit: int | None) -> "tuple[list[Judged], Pictures]":
+        return self._judge(requests_of(self.pairs(limit, images=True)), None, BASE)
+
+    def _base_pictures(self, limit: int | None) -> "Pictures":
         if limit not in self._before:
-            _, self._before[limit] = self._judge(requests_of(self.pairs(limit)), None, BASE)
+            _, self._before[limit] = self._judge_base(limit)
         return self._before[limit]
 
     def _best(self, experts: dict[str, Path]) -> str:

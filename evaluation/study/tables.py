@@ -87,7 +87,11 @@ class Table:
         return found
 
     def rates(self, name: str, variant: Judgements, keep: Keep | None = None) -> dict[str, Estimate | None]:
-        """The measures of a row (see `coprov2 study --help`); those that were not measured are None.
+        """The measures of a row; those that were not measured are None.
+
+        `unsafe_rate`, `counterpart_rate`, `scene_kept_rate`, `safe_fidelity` and `drift` are those of
+        [`evaluation.measures`] on `test`, `unsafe_rate_unseen_concepts` the first on the concepts that nothing was
+        trained on; `fidelity_lost` is the base's fidelity less the variant's on the same prompts, in shares of 1.
 
         Args:
             name (`str`): of the row.
