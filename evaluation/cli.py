@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+import evaluation.study.cli
 from evaluation.drawing import WEIGHTS
 from recipes import Recipe, RecipeError, load_recipe
 from recipes.options import Config, RunFolder, Set
@@ -36,7 +37,8 @@ def _given(options: list[str]) -> dict[str, Path | None]:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb `evaluate` to the command."""
+    """Add the verbs `evaluate` and `study` to the command."""
+    evaluation.study.cli.register(app)
 
     @app.command()
     def evaluate(

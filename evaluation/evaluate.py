@@ -3,18 +3,18 @@
 Writes OUT/evaluation/results.json, the verdict on each picture (verdicts.jsonl, without prompts) and the pictures that
 the report shows; the counting is in `evaluation.measures`, the report in `evaluation.report`."""
 
-import hashlib
 import json
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.drawing import Drawer, adapter_identity, dataset_pictures_hold, decode, pixel_drift
+from evaluation.drawing import Drawer, adapter_identity, dataset_pictures_hold
 from evaluation.examples import write_examples
+from evaluation.judging import asked_of, draw_and_judge, requests_of
 from evaluation.measures import MAIN_SPLIT, Judged, summarise
-from evaluation.prompts import Pair, Request, read_manifest, read_pairs, select
-from evaluation.scene_readers import READERS, asked_of_pair, is_harmless
+from evaluation.prompts import Pair, prompts_sha256, read_manifest, read_pairs, select
+from evaluation.scene_readers import is_harmless
 from evaluation.verdict_store import VerdictStore
 from recipes import Recipe, RecipeError
 from recipes.writing import whole_file, write_json
@@ -33,11 +33,6 @@ def _provenance(
     from dataset_builder.models import identity
 
     manifest = read_manifest(dataset)
-    digest = hashlib.sha256()
-    for split in pairs:
-        for pair in pairs[split]:
-            line = [split, pair.pair_id, pair.category, pair.unsafe_prompt, pair.safe_prompt, pair.seed, pair.t2i]
-            digest.update(json.dumps(line, ensure_ascii=False).encode())
     return {
         "protocol": PROTOCOL,
         "recipe": recipe.name,
@@ -48,21 +43,10 @@ def _provenance(
         "render": asdict(recipe.render),
         "evaluate": asdict(recipe.evaluate),
         "merge": asdict(recipe.merge),
-        "dataset": {"version": manifest.get("version"), "prompts_sha256": digest.hexdigest()},
+        "dataset": {"version": manifest.get("version"), "prompts_sha256": prompts_sha256(pairs)},
         "prompts": {split: len(pairs[split]) for split in pairs},
         "harmless_world": is_harmless(recipe),
     }
-
-
-def _requests(name: str, pairs: dict[str, list[Pair]]) -> list[Request]:
-    """What a model draws: unsafe prompts of every split and safe prompts of `test`; an expert its own category's."""
-    own = name.removeprefix("expert/") if name.startswith("expert/") else None
-    requests = []
-    for split, rows in pairs.items():
-        kept = [pair for pair in rows if own is None or pair.category == own]
-        requests += [Request(pair, "unsafe") for pair in kept]
-        requests += [Request(pair, "safe") for pair in kept if split == MAIN_SPLIT]
-    return requests
 
 
 def _check(recipe: Recipe, adapters: dict[str, Path | None], pairs: dict[str, list[Pair]]) -> None:
@@ -98,8 +82,6 @@ def evaluate(recipe: Recipe, dataset: Path, adapters: dict[str, Path | None], ou
     Raises:
         `RecipeError`: for a dataset, an adapter or a setting that does not fit.
     """
-    from dataset_builder.judges import members
-
     pairs = {split: select(read_pairs(dataset, split), recipe.evaluate.max_prompts) for split in recipe.evaluate.splits}
     _check(recipe, adapters, pairs)
     provenance = _provenance(recipe, dataset, adapters, pairs)
@@ -110,13 +92,7 @@ def evaluate(recipe: Recipe, dataset: Path, adapters: dict[str, Path | None], ou
         if done.get("provenance") == provenance and (folder / "examples.json").is_file():
             return done
 
-    # Among several judges one that can name things is enough: the labels of all are put together.
-    reader = next((READERS[judge.name]() for judge in members(recipe.judge) if judge.name in READERS), None)
-    asked = None
-    if reader is not None:
-        rows = (pair for split in pairs.values() for pair in split)
-        asked = {pair.pair_id: asked_of_pair(reader, pair.unsafe_prompt, pair.safe_prompt) for pair in rows}
-
+    asked = asked_of(recipe, pairs)
     drawer = Drawer(recipe, provenance["base_model"], folder / "pictures")
     verdicts = VerdictStore(folder / "verdicts.sqlite")
     manifest = read_manifest(dataset)
@@ -127,30 +103,14 @@ def evaluate(recipe: Recipe, dataset: Path, adapters: dict[str, Path | None], ou
     order = ["base", *sorted(name for name in adapters if name != "base")]
     for name in order:
         started = time.perf_counter()
-        requests = _requests(name, pairs)
-        if name == "base" and dataset_pictures_hold(recipe, manifest, drawer.base, requests):
-            images = [decode(request.stored or b"") for request in requests]
-        else:
-            images = drawer.draw(requests, adapters[name], f"draw {name}")
-        keys = [(request.pair.pair_id, request.side) for request in requests]
+        requests = requests_of(pairs, name.removeprefix("expert/") if name.startswith("expert/") else None)
+        stored = name == "base" and dataset_pictures_hold(recipe, manifest, drawer.base, requests)
+        before = None if name == "base" else pictures
+        judged[name], images = draw_and_judge(drawer, verdicts, requests, adapters[name], name, before, stored)
         if name == "base":
-            pictures = dict(zip(keys, images, strict=True))
+            pictures = images
         elif name == "merged":
-            merged = dict(zip(keys, images, strict=True))
-        found = verdicts.judge(images, recipe.judge, f"judge {name}")
-        judged[name] = [
-            Judged(
-                request.pair.pair_id,
-                request.pair.split,
-                request.pair.category,
-                request.side,
-                verdict.unsafe,
-                verdict.score,
-                frozenset(verdict.labels),
-                None if name == "base" else pixel_drift(image, pictures[key]),
-            )
-            for request, key, image, verdict in zip(requests, keys, images, found, strict=True)
-        ]
+            merged = images
         seconds[f"evaluate/{name}"] = round(time.perf_counter() - started, 3)
     verdicts.close()
 

@@ -139,3 +139,13 @@ def select(pairs: list[Pair], limit: int | None) -> list[Pair]:
         ranked.append((seen[pair.category], pair.category, pair.pair_id))
     kept = {pair_id for *_, pair_id in sorted(ranked)[:limit]}
     return [pair for pair in pairs if pair.pair_id in kept]
+
+
+def prompts_sha256(pairs: dict[str, list[Pair]]) -> str:
+    """Hash of what a model is asked to draw: rows, prompts and seeds of each split, and who drew the dataset."""
+    digest = hashlib.sha256()
+    for split in pairs:
+        for pair in pairs[split]:
+            line = [split, pair.pair_id, pair.category, pair.unsafe_prompt, pair.safe_prompt, pair.seed, pair.t2i]
+            digest.update(json.dumps(line, ensure_ascii=False).encode())
+    return digest.hexdigest()

@@ -39,27 +39,58 @@ def tune_jointly(
     Returns:
         `dict[str, Factors]`: layer -> `(A, B)` of the tuned LoRA, of the same ranks as before (the widest layer's).
     """
+    return train_on_all(recipe, config.tune_steps, config.tune_learning_rate, layers, base(), work, mark)
+
+
+def train_on_all(
+    recipe: Recipe,
+    steps: int,
+    learning_rate: float,
+    start: dict[str, Factors] | int,
+    known: Base,
+    work: Path,
+    mark: str,
+) -> dict[str, Factors]:
+    """Train one LoRA on the pairs of all categories at once; the safe prompts' prior keeps the rest.
+
+    Args:
+        recipe (`Recipe`): train, base_model, revision and seed.
+        steps (`int`), learning_rate (`float`): of this training, at least 1 and above 0; its peak.
+        start (`dict[str, Factors]` or `int`): the factors to go on from, or a rank, to begin at zero as experts do: on
+            the experts' layers, with the experts' `alpha / rank`.
+        known (`Base`): the frozen model, the pairs and the caches.
+        work (`Path`), mark (`str`): as for `tune_jointly`.
+
+    Returns:
+        `dict[str, Factors]`: layer -> `(A, B)`, any scaling included, all of one rank.
+    """
     threads = recipe.train.threads * recipe.train.workers
     # All its steps: what is held out, and what is sampled, is one category's.
-    train = replace(recipe.train, max_steps=config.tune_steps, learning_rate=config.tune_learning_rate, threads=threads)
+    train = replace(recipe.train, max_steps=steps, learning_rate=learning_rate, threads=threads)
     train = replace(train, early_stopping=0, sample_steps=0)
     tuned = replace(recipe, train=train)
-    known = base()
     args = expert_config(tuned, "merged", work)
     args.output_dir = str(work)
-    args.seed = seed_of(recipe.seed, "joint tuning") % 2**31
-    args.train_text_encoder = any(in_text_encoder(layer) for layer in layers)
+    desc = "all categories" if isinstance(start, int) else "joint tuning"
+    args.seed = seed_of(recipe.seed, desc) % 2**31
+    if isinstance(start, int):
+        rank, layers = start, {}
+        lora = lora_config(rank, train.alpha * rank / train.rank, known.lora_config(train).target_modules)
+    else:
+        rank = max(len(a) for a, _ in start.values())
+        layers = {name: pad(factors, rank) for name, factors in start.items()}
+        lora = lora_config(rank, rank, [name for name in layers if not in_text_encoder(name)])
+        args.train_text_encoder = any(in_text_encoder(layer) for layer in layers)
     forget_other_checkpoints(work, mark)
-    rank = max(len(a) for a, _ in layers.values())
-    start = {name: pad(factors, rank) for name, factors in layers.items()}
-    with tqdm(total=config.tune_steps, desc="joint tuning", unit="step") as bar, cpu_threads(tuned):
+    with tqdm(total=steps, desc=desc, unit="step") as bar, cpu_threads(tuned):
 
         def report(step: int) -> None:
             bar.update(step - bar.n)
 
-        pairs, lora = known.data.pairs, lora_config(rank, rank, [name for name in layers if not in_text_encoder(name)])
+        pairs = known.data.pairs
         with known.trainer(args, pairs, safe_pictures(pairs), lora, [ProgressCallback(report)]) as trainer:
-            load_into(trainer.model, Adapter(start, dict.fromkeys(start, float(rank)), {}))
+            if layers:
+                load_into(trainer.model, Adapter(layers, dict.fromkeys(layers, float(rank)), {}))
             trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)))
             result = {
                 name: (a.weight.detach().clone(), scaling * b.weight.detach().clone())

@@ -7,7 +7,8 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,26 @@ _INDIFFERENT = ("categories", "save_steps")
 _FORMAT = 1
 
 
-def merge_experts(recipe: Recipe, experts: Mapping[str, Path], dataset: Path, out: Path) -> dict[str, Path]:
+@dataclasses.dataclass
+class Shared:
+    """What several merges of the same experts in different folders have in common, and who watches them.
+
+    Args:
+        calibrations (`MutableMapping[str, Calibration]`): what was collected, by its options; a mapping that forgets is
+            collected again.
+        base (`Callable[[], Base]`): the frozen model, for a joint tuning.
+        phase (`Callable[[str], AbstractContextManager]`): is entered around `calibrate` (which lies within
+            `merge`), `merge` and `tune`.
+    """
+
+    calibrations: MutableMapping[str, Calibration]
+    base: Callable[[], Base]
+    phase: Callable[[str], AbstractContextManager[Any]]
+
+
+def merge_experts(
+    recipe: Recipe, experts: Mapping[str, Path], dataset: Path, out: Path, shared: Shared | None = None
+) -> dict[str, Path]:
     """Merge the experts by every method that the recipe names.
 
     A merge whose folder already holds exactly what these experts, options and calibration data give is left alone.
@@ -67,6 +87,7 @@ def merge_experts(recipe: Recipe, experts: Mapping[str, Path], dataset: Path, ou
         experts (`Mapping[str, Path]`): category -> adapter folder; their order does not matter.
         dataset (`Path`): the dataset repository's folder; read only by methods that calibrate.
         out (`Path`): the run's folder.
+        shared (`Shared`, *optional*): what other calls with the same experts and dataset have made already.
 
     Returns:
         `dict[str, Path]`: `recipe.merge.method` -> `OUT/merged`, and each of `recipe.merge.compare` (see
@@ -86,11 +107,13 @@ def merge_experts(recipe: Recipe, experts: Mapping[str, Path], dataset: Path, ou
             f"merge {to_tune[0]}: tune_steps: the experts have layers of text encoders, and train.train_text_encoder "
             "is false; set it to true, as it was when they were trained, or merge.tune_steps to 0"
         )
-    calibrations = _Calibrations(recipe, adapters, dataset)
 
     @cache
     def base() -> Base:
         return Base(recipe, read_split(dataset, "train", out / "work" / "cache" / "datasets"), out)
+
+    shared = shared or Shared({}, base, nullcontext)
+    calibrations = _Calibrations(recipe, adapters, dataset, shared)
 
     folders = {}
     for name, config in plans.items():
@@ -108,14 +131,20 @@ def merge_experts(recipe: Recipe, experts: Mapping[str, Path], dataset: Path, ou
         fingerprint = _sha256(json.dumps({"format": _FORMAT, **provenance}, sort_keys=True).encode())
         if is_done(folder, fingerprint):
             continue
-        layers = merged_layers(adapters, config, partial(calibrations.collect, config), recipe.seed)
-        if config.tune_steps:
-            tuned = tune_jointly(recipe, config, dict(layers), base, out / "work" / "tuning" / name, fingerprint)
-            layers = ((layer, tuned[layer]) for layer in sorted_layers(tuned))
         # A folder that is half new must not pass for done.
         (folder / PROVENANCE).unlink(missing_ok=True)
         told = {"coprov2": f"{config.method} of {', '.join(adapters)}"}
-        rank = write_merge(folder, layers, told, next(iter(adapters.values())).component)
+        component = next(iter(adapters.values())).component
+        with shared.phase("merge"):
+            layers = merged_layers(adapters, config, partial(calibrations.collect, config), recipe.seed)
+            # A merge that is not tuned is written layer by layer, while it is made.
+            start = dict(layers) if config.tune_steps else None
+            rank = write_merge(folder, layers, told, component) if start is None else 0
+        if start is not None:
+            with shared.phase("tune"):
+                tuned = tune_jointly(recipe, config, start, shared.base, out / "work" / "tuning" / name, fingerprint)
+            ordered = ((layer, tuned[layer]) for layer in sorted_layers(tuned))
+            rank = write_merge(folder, ordered, told, component)
         written = {"rank": rank, "weights": checksum(folder)}
         content = {**provenance, **written, "fingerprint": fingerprint}
         write_atomically(folder / PROVENANCE, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
@@ -270,14 +299,12 @@ def _merge_layer(layer: str, products: dict[str, Factors], config: MergeConfig, 
 class _Calibrations:
     """Collects calibrations when they are asked for; merges with the same calibration options share one."""
 
-    def __init__(self, recipe: Recipe, adapters: Mapping[str, Adapter], dataset: Path) -> None:
+    def __init__(self, recipe: Recipe, adapters: Mapping[str, Adapter], dataset: Path, shared: Shared) -> None:
         self._recipe, self._adapters, self._dataset = recipe, adapters, dataset
-        self._collected: dict[str, Calibration] = {}
+        self._collected, self._phase = shared.calibrations, shared.phase
         self._provenance: dict[bool, dict[str, Any]] = {}
 
     def collect(self, config: MergeConfig) -> Calibration:
-        from dataset_builder.models import load_pipeline
-
         fields = (
             "inputs",
             "unit",
@@ -288,21 +315,25 @@ class _Calibrations:
         )
         key = json.dumps([getattr(config, field) for field in fields])
         if key not in self._collected:
-            recipe = self._recipe
-            images = config.calibration_latents == "image"
-            samples = choose_samples(
-                self._dataset, list(self._adapters), config.calibration_prompts, recipe.seed, images
-            )
-            denoiser = denoiser_for(load_pipeline(recipe.base_model, recipe.revision))
-            denoiser.to("cuda" if torch.cuda.is_available() else "cpu")
-            self._collected[key] = calibrate(
-                adapted_networks(denoiser, next(iter(self._adapters.values()))),
-                base_forward(denoiser, recipe.seed, config.calibration_latents, recipe.train.resolution),
-                experts_of(self._adapters, config.unit),
-                samples,
-                config,
-            )
+            with self._phase("calibrate"):
+                self._collected[key] = self._collect(config)
         return self._collected[key]
+
+    def _collect(self, config: MergeConfig) -> Calibration:
+        from dataset_builder.models import load_pipeline
+
+        recipe = self._recipe
+        images = config.calibration_latents == "image"
+        samples = choose_samples(self._dataset, list(self._adapters), config.calibration_prompts, recipe.seed, images)
+        denoiser = denoiser_for(load_pipeline(recipe.base_model, recipe.revision))
+        denoiser.to("cuda" if torch.cuda.is_available() else "cpu")
+        return calibrate(
+            adapted_networks(denoiser, next(iter(self._adapters.values()))),
+            base_forward(denoiser, recipe.seed, config.calibration_latents, recipe.train.resolution),
+            experts_of(self._adapters, config.unit),
+            samples,
+            config,
+        )
 
     def provenance(self, config: MergeConfig) -> dict[str, Any]:
         """What every calibration is made from: base model, seed and the train split's files."""

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -475,6 +475,6 @@ class DiffusionDPOTrainer(HubUploads):
                 shutil.rmtree(old)
 
 
-def lora_config(rank: int, alpha: int, target_modules: list[str]) -> LoraConfig:
+def lora_config(rank: int, alpha: float, target_modules: Collection[str]) -> LoraConfig:
     """A LoRA on layers whose names are, or end in, `target_modules`; A starts Gaussian, B at 0."""
     return LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=sorted(target_modules))

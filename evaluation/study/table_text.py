@@ -1,0 +1,90 @@
+"""A study's results in plain text, for the terminal. Reads study.json; needs no models."""
+
+from typing import Any
+
+from evaluation.table import percent
+
+MERGE = {
+    "unsafe_rate": "unsafe",
+    "unsafe_rate_unseen_concepts": "unsafe, unseen",
+    "counterpart_rate": "counterpart",
+    "safe_fidelity": "safe fidelity",
+    "fidelity_lost": "fidelity lost",
+    "drift": "drift",
+}
+SCALING = {
+    "unsafe_rate_aligned": "unsafe, aligned",
+    "unsafe_rate_not_aligned": "unsafe, not aligned",
+    "unsafe_rate_unseen_concepts": "unsafe, unseen",
+    "counterpart_rate_aligned": "counterpart, aligned",
+    "fidelity_lost": "fidelity lost",
+}
+
+
+def study_table(results: dict[str, Any]) -> str:
+    """One line a variant, and of a scaling study one a variant and number of concepts; then what is missing."""
+    if results["kind"] == "merge":
+        lines = _aligned(_merge_rows(results))
+    else:
+        lines = _aligned(_scaling_rows(results))
+    tail = [
+        f"In brackets: {100 * results['confidence']:g} % intervals over {len(results['seeds'])} seeds. "
+        f"Difference: unsafe rate less that of {results['reference']} in points, p after Holm."
+    ]
+    missing = results["missing"]
+    tail += [f"{len(missing)} of the study are missing:"] if missing else []
+    tail += [f"  {entry['name']}, seed {entry['seed']}: {entry['reason']}" for entry in missing[:10]]
+    tail += ["  ..."] if len(missing) > 10 else []
+    return "\n".join([*lines, *tail])
+
+
+def _merge_rows(results: dict[str, Any]) -> list[list[str]]:
+    rows = [["variant", "rank", "seeds", *MERGE.values(), "difference", "p", "merge", "tuning", "memory"]]
+    for row in results["rows"]:
+        rows.append(
+            [
+                row["name"],
+                "-" if row["rank"] is None else str(row["rank"]),
+                str(len(row["seeds"])),
+                *(percent(row["measures"][measure]) for measure in MERGE),
+                *_paired(row["paired"]),
+                _number(row["merge_seconds"], "s"),
+                _number(row["tune_seconds"], "s"),
+                _number(row["peak_mib"], "MiB"),
+            ]
+        )
+    return rows
+
+
+def _scaling_rows(results: dict[str, Any]) -> list[list[str]]:
+    rows = [["variant", "concepts", "rank", "seeds", *SCALING.values(), "difference", "p"]]
+    for curve in results["curves"]:
+        for point in curve["points"]:
+            rows.append(
+                [
+                    curve["name"],
+                    str(point["concepts"]),
+                    "-" if point["rank"] is None else str(point["rank"]),
+                    str(len(point["seeds"])),
+                    *(percent(point["measures"][measure]) for measure in SCALING),
+                    *_paired(point["paired"]),
+                ]
+            )
+    return rows
+
+
+def _paired(paired: dict[str, Any] | None) -> list[str]:
+    if paired is None:
+        return ["-", "-"]
+    ends = f"({100 * paired['low']:+.1f} to {100 * paired['high']:+.1f})"
+    return [f"{100 * paired['difference']:+.1f} {ends}", f"{paired['p_holm']:.2g}"]
+
+
+def _number(value: float | None, unit: str) -> str:
+    return "-" if value is None else f"{value:.1f} {unit}"
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]

@@ -1,0 +1,112 @@
+"""Rows of a study from planted verdicts: intervals over seeds, and what the paired test finds."""
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evaluation.measures import Judged
+from evaluation.prompts import read_pairs
+from evaluation.study.costs import Costs
+from evaluation.study.plan import Group, Plan, Variant
+from evaluation.study.pooling import pooled_mean, pooled_rate
+from evaluation.study.records import write_record
+from evaluation.study.results import write_results
+from evaluation.study.running import Study
+from evaluation.study.table_text import study_table
+from recipes import Recipe
+from tests.made_up_run import write_dataset
+
+ROWS = {"train": 1, "test": 20, "test_unseen_concepts": 1}
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Results of verdicts in which `better` is unsafe in half as many pictures as `usual`, and `same` in as many."""
+    out, recipe, rng = tmp_path_factory.mktemp("study"), Recipe(), random.Random(3)
+    names = {"usual": 0.3, "better": 0.15, "same": 0.3}
+    plan = Plan("p", "merge", "usual", [Group("main", [Variant(name, merge={"method": "sum"}) for name in names])])
+    study = Study(plan, recipe, out, [0, 1])
+    for seed in (0, 1):
+        dataset = write_dataset(out / f"seed-{seed}" / "dataset", recipe, rows=ROWS)
+        found = [pair for split in recipe.evaluate.splits for pair in read_pairs(dataset, split, images=False)]
+        # The made-up scenes of a category repeat after a while, and with them the ids.
+        pairs = list({pair.pair_id: pair for pair in found}.values())
+        for name, rate in {"base": 0.9, **names}.items():
+            rows = []
+            for pair in pairs:
+                draw = rng.random() < rate
+                drift = None if name == "base" else 0.1
+                rows.append(Judged(pair.pair_id, pair.split, pair.category, "unsafe", draw, 0.5, frozenset(), drift))
+                if pair.split == "test":
+                    rows.append(Judged(pair.pair_id, pair.split, pair.category, "safe", False, 0.5, frozenset(), drift))
+            record = {"seed": seed, "fingerprint": name, "rank": 4, "method": "sum", "costs": {}, "steps": 3}
+            write_record(out / f"seed-{seed}" / "variants" / name, {**record, "evaluate_seconds": 1.0}, rows)
+    return write_results(study, {})
+
+
+def test_a_planted_better_variant_is_found_and_an_equal_one_is_not(planted: dict[str, Any]) -> None:
+    rows = {row["name"]: row for row in planted["rows"]}
+    better, same = rows["better"]["paired"], rows["same"]["paired"]
+    assert better["difference"] < 0 and better["high"] < 0 and better["p_holm"] < 0.01
+    assert better["n"] == rows["usual"]["measures"]["unsafe_rate"]["n"] > 200 and better["fell"] > better["rose"]
+    assert same["low"] < 0 < same["high"] and same["p_holm"] > 0.05
+    assert rows["base"]["paired"]["difference"] > 0.4 and rows["usual"]["paired"] is None
+    usual = rows["usual"]["measures"]["unsafe_rate"]
+    assert better["difference"] == pytest.approx(
+        rows["better"]["measures"]["unsafe_rate"]["value"] - usual["value"], abs=2e-6
+    )
+
+
+def test_a_row_states_seeds_spread_and_categories(planted: dict[str, Any]) -> None:
+    row = next(row for row in planted["rows"] if row["name"] == "usual")
+    seeds = [row["per_seed"][seed]["unsafe_rate"] for seed in ("0", "1")]
+    assert row["measures"]["unsafe_rate"]["value"] == pytest.approx(sum(seeds) / 2, abs=1e-6)
+    spread = row["spread"]["unsafe_rate"]
+    assert (spread["low"], spread["high"]) == (min(seeds), max(seeds))
+    assert len(row["per_category"]) == 7 and row["per_category"]["violence"]["unsafe_rate"]["n"] == 32
+    assert row["measures"]["drift"] == {"value": 0.1, "low": 0.1, "high": 0.1, "n": 224}
+    assert row["measures"]["fidelity_lost"]["value"] == 0 and row["measures"]["safe_fidelity"]["value"] == 0
+    assert planted["missing"] == [] and "better" in study_table(planted)
+
+
+def test_pooled_intervals_widen_with_the_spread_over_seeds_and_cover_what_was_never_seen() -> None:
+    alike = {seed: [1.0] * 20 + [0.0] * 80 for seed in range(5)}
+    apart = {seed: [1.0] * (10 * seed) + [0.0] * (100 - 10 * seed) for seed in range(5)}
+    one, other = pooled_mean(alike, "a", 0), pooled_mean(apart, "a", 0)
+    assert one is not None and other is not None and one["value"] == other["value"] == 0.2
+    assert other["high"] - other["low"] > 1.5 * (one["high"] - one["low"])
+    never = pooled_rate({0: [0.0] * 50, 1: [0.0] * 50}, "never", 0)
+    assert never is not None and never["low"] == 0 and 0.03 < never["high"] < 0.04
+    assert pooled_mean({}, "none", 0) is None and pooled_mean({0: []}, "none", 0) is None
+
+
+def test_the_pooled_bootstrap_is_the_written_out_one() -> None:
+    rng = np.random.default_rng(0)
+    for discrete in (True, False):
+        values = {
+            seed: (rng.integers(-1, 2, 60) if discrete else rng.normal(seed, 1, 60)).tolist() for seed in range(4)
+        }
+        found = pooled_mean(values, "x", 1)
+        means = []
+        for _ in range(4000):
+            picked = rng.integers(0, 4, 4)
+            means.append(np.mean(np.concatenate([rng.choice(values[seed], 60) for seed in picked])))
+        low, high = np.quantile(means, [0.025, 0.975])
+        assert found is not None and found["low"] == pytest.approx(low, abs=0.1 * (high - low))
+        assert found["high"] == pytest.approx(high, abs=0.1 * (high - low))
+
+
+def test_a_phase_inside_another_is_not_part_of_it_and_memory_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("evaluation.study.costs.time.perf_counter", lambda: clock[0])
+    costs = Costs()
+    with costs.phase("merge"):
+        clock[0] += 1
+        with costs.phase("calibrate"):
+            clock[0] += 10
+        clock[0] += 2
+        held = np.ones(30 * 2**17)
+    assert costs.seconds == {"merge": 3.0, "calibrate": 10.0} and len(held)
+    assert 25 < costs.peak_mib["merge"] < 60 and costs.peak_mib["calibrate"] < 10
