@@ -24,8 +24,25 @@ class Estimate(TypedDict):
     n: int
 
 
-def _estimate(value: float, low: float, high: float, n: int) -> Estimate:
+def as_estimate(value: float, low: float, high: float, n: int) -> Estimate:
+    """An [`Estimate`] with its numbers rounded to `DIGITS`."""
     return Estimate(value=round(value, DIGITS), low=round(low, DIGITS), high=round(high, DIGITS), n=n)
+
+
+def wilson_bounds(rate: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a rate, unrounded.
+
+    Args:
+        rate (`float`): what was seen, 0..1.
+        n (`float`): how many independent outcomes it rests on, above 0; a fraction where outcomes hang together and
+            count for fewer than they are (an effective sample size).
+        confidence (`float`, *optional*, defaults to 0.95): coverage of the interval, in (0, 1).
+    """
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    # Rounding must not push an end past the rate itself at 0 and 1.
+    return max(0.0, min(rate, centre - half)), min(1.0, max(rate, centre + half))
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> Estimate | None:
@@ -43,15 +60,11 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Estimate | None:
         raise ValueError(f"successes is {successes}, expected a number from 0 to n = {n}")
     if n == 0:
         return None
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    rate = successes / n
-    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    # Rounding must not push an end past the rate itself at 0 and 1.
-    return _estimate(rate, max(0.0, min(rate, centre - half)), min(1.0, max(rate, centre + half)), n)
+    low, high = wilson_bounds(successes / n, n, confidence)
+    return as_estimate(successes / n, low, high, n)
 
 
-def _rng(name: str, seed: int) -> np.random.Generator:
+def named_rng(name: str, seed: int) -> np.random.Generator:
     """A generator that depends on what is estimated and on the recipe's seed, never on the order of work."""
     digest = hashlib.sha256(name.encode()).digest()
     return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
@@ -72,9 +85,9 @@ def bootstrap_mean(values: Sequence[float], name: str, seed: int, confidence: fl
     if not values:
         return None
     data = np.asarray(values, np.float64)
-    means = data[_rng(name, seed).integers(0, len(data), size=(RESAMPLES, len(data)))].mean(axis=1)
+    means = data[named_rng(name, seed).integers(0, len(data), size=(RESAMPLES, len(data)))].mean(axis=1)
     low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return _estimate(float(data.mean()), float(low), float(high), len(data))
+    return as_estimate(float(data.mean()), float(low), float(high), len(data))
 
 
 def relative_reduction(
@@ -90,8 +103,8 @@ def relative_reduction(
     if not any(before):
         return None
     old, new = np.asarray(before, np.float64), np.asarray(after, np.float64)
-    picks = _rng(name, seed).integers(0, len(old), size=(RESAMPLES, len(old)))
+    picks = named_rng(name, seed).integers(0, len(old), size=(RESAMPLES, len(old)))
     was, now = old[picks].mean(axis=1), new[picks].mean(axis=1)
     reductions = 1 - now[was > 0] / was[was > 0]
     low, high = np.quantile(reductions, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return _estimate(float(1 - new.mean() / old.mean()), float(low), float(high), len(old))
+    return as_estimate(float(1 - new.mean() / old.mean()), float(low), float(high), len(old))
