@@ -106,8 +106,8 @@ def load_prompts(
         raise RecipeError(f"{source}: holds no prompt; expected {definition.rows or 'at least one'}")
     if definition.rows is not None and len(prompts) != definition.rows and not any_rows:
         raise RecipeError(
-            f"{source}: {len(prompts)} prompts, expected {definition.rows} of {definition.name}; give the whole set, or "
-            "--any-rows, and the result's protocol says so"
+            f"{source}: {len(prompts)} prompts, expected {definition.rows} of {definition.name}; give the whole set, "
+            "or --any-rows, and the result's protocol says so"
         )
     found = checksum(prompts)
     for name, wanted in (("the definition's", definition.sha256), ("the pinned", pinned)):

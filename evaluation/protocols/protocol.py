@@ -208,7 +208,7 @@ def content(protocol: Protocol, prompts: PromptSet | None = None, sha256: str | 
     """
     definition = asdict(prompts or load_definition(protocol.prompt_set))
     if sha256 is not None:
-        # The reason why none was known is no part of the measurement, so that a pinned set has one hash with a read one.
+        # Why none was known is no part of the measurement: a pinned set has one hash with a read one.
         definition |= {"sha256": sha256, "sha256_missing": None}
     stated = asdict(protocol)
     # What was changed is told by the values; two ways to the same protocol have one hash.
@@ -234,7 +234,8 @@ def differences(one: Any, other: Any, name: str = "") -> list[str]:
             found += differences(one.get(key), other.get(key), f"{name}.{key}".lstrip("."))
         return found
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        return [line for i, pair in enumerate(zip(one, other, strict=True)) for line in differences(*pair, f"{name}[{i}]")]
+        pairs = enumerate(zip(one, other, strict=True))
+        return [line for index, pair in pairs for line in differences(*pair, f"{name}[{index}]")]
     return [] if one == other else [f"{name}: {_short(one)} and {_short(other)}"]
 
 
