@@ -132,26 +132,22 @@ def over_refusal(bench: Bench, protocol: Protocol, drawn: Pictures, label: str) 
 
 def fid(bench: Bench, protocol: Protocol, drawn: Pictures, label: str) -> Measured:
     """Frechet distance to the real pictures, of each model; too few pictures leave the row empty."""
-    from evaluation.metrics.distance import fid as distance
+    from evaluation.metrics.distance import GaussianStatistics, frechet_distance
 
     network, reference = bench.models.features, _reference(bench, label)
-    if min(len(drawn.prompts), reference.count) < 2:
+    real = reference.count
+    if len(drawn.prompts) < 2 or (real is not None and real < 2):
         raise NotAtHandError(
-            f"too few pictures for FID: {len(drawn.prompts)} drawn and {reference.count} real ones, expected 2 or more"
+            f"too few pictures for FID: {len(drawn.prompts)} drawn and {real} real ones, expected 2 or more"
         )
-    measured = Measured(notes=[_NO_INTERVAL, f"{reference.count} real pictures"])
+    measured = Measured(notes=[_NO_INTERVAL, f"{'an unknown number of' if real is None else real} real pictures"])
     for name, keys in _models(drawn):
-        statistics = _statistics(bench, network.dimension)
+        statistics = GaussianStatistics(network.dimension, network.identity)
         for _, names, read in over_pictures(bench.pictures, keys, f"{label} {name}: features"):
             statistics.add(_features(bench, names, read))
-        value = distance(statistics, reference)
-        setattr(measured, name, {"value": round(float(value), 6), "low": None, "high": None, "n": len(keys)})
-    few = min(len(drawn.prompts), reference.count)
-    if few <= network.dimension:
-        measured.notes.append(
-            f"rank-deficient: {few} pictures for {network.dimension} features; FID is too high with so few, and "
-            "compares only with the same number"
-        )
+        found = frechet_distance(statistics, reference)
+        setattr(measured, name, {"value": round(found.value, 6), "low": None, "high": None, "n": len(keys)})
+        measured.notes += [warning for warning in found.warnings if warning not in measured.notes]
     if measured.base is not None and measured.aligned is not None:
         change = round(measured.aligned["value"] - measured.base["value"], 6)
         measured.difference = {"value": change, "low": None, "high": None, "n": len(drawn.prompts)}
@@ -230,12 +226,6 @@ def _features(bench: Bench, names: list[str], read: Callable[[], list[Any]]) -> 
     )
 
 
-def _statistics(bench: Bench, dimension: int) -> "GaussianStatistics":
-    from evaluation.metrics.distance import GaussianStatistics
-
-    return GaussianStatistics(dimension)
-
-
 def _reference(bench: Bench, label: str) -> "GaussianStatistics":
     from evaluation.metrics.distance import GaussianStatistics
     from recipes import RecipeError
@@ -249,7 +239,7 @@ def _reference(bench: Bench, label: str) -> "GaussianStatistics":
                 f"{network.dimension}; give those of the same network"
             )
         return found
-    statistics = GaussianStatistics(network.dimension)
+    statistics = GaussianStatistics(network.dimension, network.identity)
     for hashes, read in over_files(picture_files(path), f"{label}: features of real pictures"):
         statistics.add(_features(bench, hashes, read))
     return statistics

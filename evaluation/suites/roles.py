@@ -21,7 +21,7 @@ ROLES = {
     "q16_prompts": "file of q16's tuned prompts, .npy or .safetensors",
     "clip_score": "folder of the CLIP of CLIPScore and over-refusal",
     "inception": "file of FID's feature network, TorchScript (.pt) or .safetensors, or folder of a CLIP",
-    "fid_reference": "folder of FID's real pictures, or a .safetensors file of their statistics",
+    "fid_reference": "folder of FID's real pictures, or a .safetensors or .npz file of their statistics",
 }
 _KINDS = {".pt": "torchscript", ".ts": "torchscript", ".torchscript": "torchscript", ".safetensors": "safetensors"}
 
