@@ -155,7 +155,9 @@ def change(protocol: Protocol, overrides: Iterable[str]) -> Protocol:
         before = copy.deepcopy(_at(changed, name))
         set_field(changed, override, sources)
         if _at(changed, name) != before:
-            changed.changed = [*(one for one in changed.changed if one.partition("=")[0] != name), override]
+            changed.changed = [one for one in changed.changed if one.partition("=")[0] != name]
+            if _at(changed, name) != _at(protocol, name):
+                changed.changed.append(override)
         _check(changed, sources[name])
     return changed
 

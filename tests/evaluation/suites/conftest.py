@@ -51,12 +51,24 @@ class Machine:
             "models": dict(self.models),
             "overrides": list(self.overrides),
             "any_rows": True,
+            # Over-refusal alone has more prompts.
+            "limit": 10,
         }
         return Given(**{**values, **changes})  # type: ignore[arg-type]
 
     def options(self) -> list[str]:
         """The same on the command line."""
-        found = ["--suite", "paper", "--base", str(self.base), "--adapter", str(self.adapter), "--any-rows"]
+        found = [
+            "--suite",
+            "paper",
+            "--base",
+            str(self.base),
+            "--adapter",
+            str(self.adapter),
+            "--any-rows",
+            "--limit",
+            "10",
+        ]
         for option, values in (("--prompts", self.prompts), ("--model", self.models)):
             for name, path in values.items():
                 found += [option, f"{name}={path}"]
