@@ -96,7 +96,7 @@ def clip_score(bench: Bench, protocol: Protocol, drawn: Pictures, label: str) ->
     measured = Measured(base=_mean(scores[0], f"{protocol.name}/base", protocol), notes=_cut(scored[0][1]))
     if len(scores) == 2:
         measured.aligned = _mean(scores[1], f"{protocol.name}/aligned", protocol)
-        paired = dict(paired_values(*scores, protocol.confidence, protocol.seed, name=protocol.name))
+        paired = dict(paired_values(scores[0], scores[1], protocol.confidence, protocol.seed, name=protocol.name))
         measured.difference = paired.pop("difference")  # type: ignore[assignment]
         measured.test = paired
     return measured

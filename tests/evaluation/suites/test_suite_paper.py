@@ -218,7 +218,7 @@ def test_killed_again_and_again_the_suite_ends_in_the_same_results(
         sizes = _files(tmp_path)
         while process.poll() is None and _files(tmp_path) == sizes and time.monotonic() < deadline:
             time.sleep(0.02)
-        if process.poll() is None and kills < 4:
+        if process.poll() is None and kills < 3:
             time.sleep(float(rng.uniform(0, 0.5)))
             process.send_signal(signal.SIGKILL)
             kills += 1
@@ -226,7 +226,7 @@ def test_killed_again_and_again_the_suite_ends_in_the_same_results(
         if process.returncode == 0:
             break
         assert process.returncode == -signal.SIGKILL, error[-500:]
-    assert kills >= 3 and json.loads(path.read_text("utf8")) == whole[1]
+    assert kills >= 2 and json.loads(path.read_text("utf8")) == whole[1]
 
 
 def _files(folder: Path) -> dict[str, int]:
