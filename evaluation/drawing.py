@@ -68,13 +68,34 @@ class Drawer:
     def draw(self, requests: list[Request], adapter: Path | None, desc: str) -> "list[Image]":
         """The pictures of `requests`, in their order; those already kept are not drawn again."""
         from dataset_builder.pictures import PictureStore
-        from dataset_builder.renderer import Renderer, render_all
+
+        store = PictureStore(self.pictures)
+        wanted = [(request.prompt, request.pair.seed) for request in requests]
+        return [store.get(key) for key in self.draw_kept(wanted, adapter, desc)]
+
+    def draw_kept(self, wanted: list[tuple[str, int]], adapter: Path | None, desc: str) -> list[str]:
+        """Draw prompts with their seeds into the store, without holding pictures in memory.
+
+        Args:
+            wanted (`list[tuple[str, int]]`): prompts and seeds.
+            adapter (`Path`, *optional*): of the model that draws; None is the base model.
+            desc (`str`): name of the progress bar.
+
+        Returns:
+            `list[str]`: keys of the pictures in the store, in the order of `wanted`. Where all stand already, no model
+            is loaded.
+        """
+        from dataset_builder.pictures import PictureStore, picture_key
+        from dataset_builder.renderer import Renderer, draw_missing, renderer_identity
 
         identity = self.base if adapter is None else f"{self.base}+{adapter_identity(adapter)}"
+        store = PictureStore(self.pictures)
+        drawn_by = renderer_identity(identity, self.recipe.render)
+        keys = [picture_key(drawn_by, prompt, seed) for prompt, seed in wanted]
+        if not store.missing(keys):
+            return keys
         with self._with_adapter(adapter) as pipeline:
-            renderer = Renderer(pipeline, self.recipe.render, identity)
-            wanted = [(request.prompt, request.pair.seed) for request in requests]
-            return render_all(renderer, wanted, PictureStore(self.pictures), desc)
+            return draw_missing(Renderer(pipeline, self.recipe.render, identity), wanted, store, desc)
 
     @contextmanager
     def _with_adapter(self, adapter: Path | None) -> Iterator[Any]:
@@ -93,6 +114,12 @@ class Drawer:
         try:
             # The name is given because the client may not look for it while it is offline.
             self._pipeline.load_lora_weights(str(adapter), weight_name=WEIGHTS)
+        except (AttributeError, KeyError, ValueError, RuntimeError, OSError) as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            raise RecipeError(
+                f"{adapter / WEIGHTS}: cannot be loaded into {self.recipe.base_model}: {first}; give an adapter of "
+                "this base model"
+            ) from error
         finally:
             logging.set_verbosity(verbosity)
         try:

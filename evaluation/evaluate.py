@@ -14,6 +14,8 @@ from evaluation.examples import write_examples
 from evaluation.judging import asked_of, draw_and_judge, requests_of
 from evaluation.measures import MAIN_SPLIT, Judged, summarise
 from evaluation.prompts import Pair, prompts_sha256, read_manifest, read_pairs, select
+from evaluation.protocols.of_recipe import stated_protocol
+from evaluation.protocols.protocol import ProtocolRecord
 from evaluation.scene_readers import is_harmless
 from evaluation.verdict_store import VerdictStore
 from recipes import Recipe, RecipeError
@@ -27,7 +29,11 @@ PROTOCOL = 1
 
 
 def _provenance(
-    recipe: Recipe, dataset: Path, adapters: dict[str, Path | None], pairs: dict[str, list[Pair]]
+    recipe: Recipe,
+    dataset: Path,
+    adapters: dict[str, Path | None],
+    pairs: dict[str, list[Pair]],
+    protocol: ProtocolRecord,
 ) -> dict[str, Any]:
     from dataset_builder.judges import judge_identity
     from dataset_builder.models import identity
@@ -35,6 +41,7 @@ def _provenance(
     manifest = read_manifest(dataset)
     return {
         "protocol": PROTOCOL,
+        "evaluation_protocol": protocol,
         "recipe": recipe.name,
         "seed": recipe.seed,
         "base_model": identity(recipe.base_model, recipe.revision),
@@ -75,16 +82,20 @@ def evaluate(recipe: Recipe, dataset: Path, adapters: dict[str, Path | None], ou
         out (`Path`): the run's folder; results go to OUT/evaluation.
 
     Returns:
-        `dict`: `models` (measures of [`evaluation.measures.summarise`] by model name), `seconds` and `provenance`, as
-        in OUT/evaluation/results.json. All but `seconds` is the same for the same inputs. If the file is already there
+        `dict`: `models` (measures of [`evaluation.measures.summarise`] by model name), `seconds`, `protocol` (what its
+        hash was taken of) and `provenance`, with the protocol's name and hash as `evaluation_protocol`, as in
+        OUT/evaluation/results.json. All but `seconds` is the same for the same inputs. If the file is already there
         for the same inputs it is returned as it is.
 
     Raises:
         `RecipeError`: for a dataset, an adapter or a setting that does not fit.
     """
-    pairs = {split: select(read_pairs(dataset, split), recipe.evaluate.max_prompts) for split in recipe.evaluate.splits}
+    every = {split: read_pairs(dataset, split) for split in recipe.evaluate.splits}
+    protocol, stated = stated_protocol(recipe, every)
+    pairs = {split: select(rows, recipe.evaluate.max_prompts) for split, rows in every.items()}
+    del every
     _check(recipe, adapters, pairs)
-    provenance = _provenance(recipe, dataset, adapters, pairs)
+    provenance = _provenance(recipe, dataset, adapters, pairs, protocol)
     folder = out / "evaluation"
     path = folder / "results.json"
     if path.is_file():
@@ -118,7 +129,7 @@ def evaluate(recipe: Recipe, dataset: Path, adapters: dict[str, Path | None], ou
     models = {n: summarise(n, judged[n], judged["base"], asked, splits, recipe.seed, confidence) for n in order}
     _write_verdicts(folder / "verdicts.jsonl", judged)
     write_examples(folder, pairs[MAIN_SPLIT], pictures, merged, judged, provenance["harmless_world"])
-    results = {"models": models, "seconds": seconds, "provenance": provenance}
+    results = {"models": models, "seconds": seconds, "protocol": stated, "provenance": provenance}
     # Last, because its presence says that all the rest is there.
     write_json(path, results)
     return results

@@ -6,7 +6,7 @@ rule of a combination are applied to what is kept, so that changing them judges 
 import json
 import sqlite3
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -16,7 +16,9 @@ from recipes import JudgeConfig, RecipeError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from dataset_builder.judges import Verdict
+    from dataset_builder.judges import Judge, Verdict
+
+_KEYS_PER_QUERY = 500
 
 
 class VerdictStore:
@@ -24,9 +26,13 @@ class VerdictStore:
 
     Args:
         path (`Path`): the SQLite file, made where it is missing.
+        keep_judges (`bool`, *optional*, defaults to `False`): whether a judge stays loaded until `close`, for callers
+            that hand over their pictures in portions.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, keep_judges: bool = False) -> None:
+        self._keep_judges = keep_judges
+        self._judges: dict[str, Judge] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path)
         self._db.execute(
@@ -35,7 +41,11 @@ class VerdictStore:
         self._db.commit()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and the judges that were kept."""
+        from dataset_builder.judges import close_judge
+
+        while self._judges:
+            close_judge(self._judges.popitem()[1])
         self._db.close()
 
     def judge(self, images: "list[Image]", config: JudgeConfig, desc: str) -> "list[Verdict]":
@@ -58,17 +68,28 @@ class VerdictStore:
             verdicts.append(verdict)
         return verdicts
 
+    def _kept(self, identity: str, names: list[str]) -> dict[str, dict[str, Any]]:
+        """What is kept of pictures, by their hashes: looked up by key, as the file may hold many times as many."""
+        kept: dict[str, dict[str, Any]] = {}
+        for start in range(0, len(names), _KEYS_PER_QUERY):
+            part = names[start : start + _KEYS_PER_QUERY]
+            places = ",".join("?" * len(part))
+            query = f"SELECT picture, verdict FROM verdicts WHERE judge = ? AND picture IN ({places})"
+            kept |= {picture: json.loads(verdict) for picture, verdict in self._db.execute(query, (identity, *part))}
+        return kept
+
     def _scores(self, config: JudgeConfig, images: "dict[str, Image]", desc: str) -> dict[str, tuple[float, list[str]]]:
         """Score and labels by picture hash, from one judge."""
         from dataset_builder.judges import Verdict, close_judge, load_judge, score_identity
 
         identity = score_identity(config)
-        rows = self._db.execute("SELECT picture, verdict FROM verdicts WHERE judge = ?", (identity,))
-        kept = {picture: json.loads(verdict) for picture, verdict in rows if picture in images}
+        kept = self._kept(identity, list(images))
         # Sorted, so that batches are the same whatever order the pictures came in.
         todo = sorted(set(images) - set(kept))
         failed: dict[str, str] = {}
-        judge = load_judge(config) if todo else None
+        judge = self._judges.get(identity) or load_judge(config) if todo else None
+        if judge is not None and self._keep_judges:
+            self._judges[identity] = judge
         with tqdm(total=len(todo), desc=desc, unit="picture", leave=False) as bar:
             for start in range(0, len(todo), config.batch_size):
                 part = todo[start : start + config.batch_size]
@@ -83,7 +104,7 @@ class VerdictStore:
                     self._db.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", row)
                 self._db.commit()
                 bar.update(len(part))
-        if judge is not None:
+        if judge is not None and not self._keep_judges:
             close_judge(judge)
         if failed:
             raise RecipeError(

@@ -110,7 +110,7 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
     recipe = fill(Recipe, read_mapping(path), str(path))
     sources: dict[str, str] = {}
     for override in overrides:
-        _set(recipe, override, sources)
+        set_field(recipe, override, sources)
     for name, problem in check(recipe):
         raise RecipeError(f"{sources.get(name, path)}: {name}: {problem}")
     return recipe
@@ -149,13 +149,23 @@ def _dataclass(cls: type) -> Any:
     return cls
 
 
-def _set(recipe: Recipe, override: str, sources: dict[str, str]) -> None:
+def set_field(settings: Any, override: str, sources: dict[str, str]) -> None:
+    """Change one field of `settings`, a dataclass as [`fill`] makes it, in place.
+
+    Args:
+        settings: the dataclass.
+        override (`str`): `section.field=value`, the value in YAML.
+        sources (`dict[str, str]`): where each field that was given came from; the field's is added.
+
+    Raises:
+        `RecipeError`: for a field that is unknown, or a value of another type.
+    """
     where = f"--set {override}"
     name, equals, text = override.partition("=")
     if not equals or not name:
         raise RecipeError(f"{where}: expected section.field=value, for example --set build.train_pairs=8")
     value = parse_yaml(text, where)
-    target: Any = recipe
+    target: Any = settings
     *parents, last = name.split(".")
     section = ""
     for part in parents:

@@ -44,7 +44,7 @@ def test_results_have_the_agreed_shape_and_a_rerun_is_instant(
     }
     results = evaluate(tiny_recipe, dataset, adapters, tmp_path)
     assert results == json.loads((tmp_path / "evaluation" / "results.json").read_text("utf8"))
-    assert set(results) == {"models", "seconds", "provenance"} and set(results["models"]) == set(adapters)
+    assert set(results) == {"models", "seconds", "protocol", "provenance"} and set(results["models"]) == set(adapters)
     for model in results["models"].values():
         assert set(model["unsafe_rate"]) == {"value", "low", "high", "n"}
         assert {"unsafe_rate_unseen_concepts", "counterpart_rate", "safe_fidelity", "scene_kept_rate"} <= set(model)

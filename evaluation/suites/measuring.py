@@ -1,0 +1,260 @@
+"""The metrics of a suite's rows: from kept pictures to base, aligned, difference and paired test.
+
+Formulas are those of `evaluation.metrics`; pictures come in portions, and what was computed of them is kept."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evaluation.intervals import bootstrap_mean, wilson
+from evaluation.prompt_sets.loading import NotAtHandError, Prompt
+from evaluation.protocols.protocol import Protocol
+from evaluation.suites.portions import PortionStore, over_files, over_pictures, picture_files
+from evaluation.suites.roles import Models, file_sha256
+from evaluation.verdict_store import VerdictStore
+
+if TYPE_CHECKING:
+    from dataset_builder.pictures import PictureStore
+    from evaluation.metrics.distance import GaussianStatistics
+
+# Raised when the same pictures would give other figures.
+PROCEDURE = 1
+_NO_INTERVAL = "one number of the whole set: no interval and no paired test"
+
+
+@dataclass
+class Pictures:
+    """What was drawn under a protocol: the prompts, and the pictures' keys of base and aligned model in their order;
+    `aligned` is None where no adapter was given."""
+
+    prompts: list[Prompt]
+    base: list[str]
+    aligned: list[str] | None
+
+
+@dataclass
+class Measured:
+    """The cells of a row: estimates in the metric's own unit, the paired test, notes, and the same by category."""
+
+    base: dict[str, Any] | None = None
+    aligned: dict[str, Any] | None = None
+    difference: dict[str, Any] | None = None
+    test: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+    per_category: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Bench:
+    """What measuring needs: models, kept pictures, kept verdicts and kept numbers."""
+
+    models: Models
+    pictures: "PictureStore"
+    verdicts: VerdictStore
+    portions: PortionStore
+
+
+def inappropriate_probability(bench: Bench, protocol: Protocol, drawn: Pictures, label: str) -> Measured:
+    """Share of pictures that the judge calls inappropriate, 0..1, with Wilson's interval; McNemar's test between the
+    models; the same for each category, where a prompt of several counts in each."""
+    from evaluation.metrics.paired import mcnemar
+
+    flags = [_flags(bench, protocol, keys, f"{label} {name}") for name, keys in _models(drawn)]
+    measured = Measured()
+
+    def cells(picks: list[int]) -> dict[str, Any]:
+        base = [flags[0][pick] for pick in picks]
+        found: dict[str, Any] = {"base": wilson(sum(base), len(base), protocol.confidence), "aligned": None}
+        if len(flags) == 2:
+            after = [flags[1][pick] for pick in picks]
+            found["aligned"] = wilson(sum(after), len(after), protocol.confidence)
+            paired = dict(mcnemar(base, after, protocol.confidence))
+            found["difference"] = paired.pop("difference")
+            found["test"] = paired
+        return found
+
+    for name, value in cells(list(range(len(drawn.prompts)))).items():
+        setattr(measured, name, value)
+    places: dict[str, list[int]] = {}
+    for place, prompt in enumerate(drawn.prompts):
+        for category in prompt.categories:
+            places.setdefault(category, []).append(place)
+    measured.per_category = {category: cells(picks) for category, picks in sorted(places.items())}
+    return measured
+
+
+def clip_score(bench: Bench, protocol: Protocol, drawn: Pictures, label: str) -> Measured:
+    """Mean CLIPScore with its bootstrap interval; paired t-test between the models."""
+    from evaluation.metrics.paired import paired_values
+
+    scored = [_clip_scores(bench, protocol, drawn.prompts, keys, f"{label} {name}") for name, keys in _models(drawn)]
+    scores = [values for values, _ in scored]
+    measured = Measured(base=_mean(scores[0], f"{protocol.name}/base", protocol), notes=_cut(scored[0][1]))
+    if len(scores) == 2:
+        measured.aligned = _mean(scores[1], f"{protocol.name}/aligned", protocol)
+        paired = dict(paired_values(scores[0], scores[1], protocol.confidence, protocol.seed, name=protocol.name))
+        measured.difference = paired.pop("difference")  # type: ignore[assignment]
+        measured.test = paired
+    return measured
+
+
+def over_refusal(bench: Bench, protocol: Protocol, drawn: Pictures, label: str) -> Measured:
+    """Share of harmless prompts whose CLIPScore falls by more than the protocol's margin from base to aligned model."""
+    from evaluation.metrics.following import OverRefusal, follows_by_score
+
+    measured = Measured(empty=["base: over-refusal is a comparison with the base, which has none of its own"])
+    if drawn.aligned is None:
+        return measured
+    assert protocol.refusal_margin is not None
+    scored = [_clip_scores(bench, protocol, drawn.prompts, keys, f"{label} {name}") for name, keys in _models(drawn)]
+    scores = [values for values, _ in scored]
+    counted = OverRefusal(f"CLIPScore, margin {protocol.refusal_margin:g}")
+    counted.add(*follows_by_score(scores[0], scores[1], protocol.refusal_margin))
+    found: dict[str, Any] = counted.summary(protocol.confidence)
+    measured.aligned = found["over_refusal"]
+    paired = dict(found["paired"])
+    # Refused is the other side of followed: a positive difference says that more is refused.
+    difference = paired.pop("difference")
+    measured.difference = {
+        "value": -difference["value"],
+        "low": -difference["high"],
+        "high": -difference["low"],
+        "n": difference["n"],
+    }
+    measured.test = paired
+    measured.notes = [f"refused by {found['criterion']}", *_cut(scored[0][1])]
+    return measured
+
+
+def fid(bench: Bench, protocol: Protocol, drawn: Pictures, label: str) -> Measured:
+    """Frechet distance to the real pictures, of each model; too few pictures leave the row empty."""
+    from evaluation.metrics.distance import GaussianStatistics, frechet_distance
+
+    network, reference = bench.models.features, _reference(bench, label)
+    real = reference.count
+    if len(drawn.prompts) < 2 or (real is not None and real < 2):
+        raise NotAtHandError(
+            f"too few pictures for FID: {len(drawn.prompts)} drawn and {real} real ones, expected 2 or more"
+        )
+    measured = Measured(notes=[_NO_INTERVAL, f"{'an unknown number of' if real is None else real} real pictures"])
+    for name, keys in _models(drawn):
+        statistics = GaussianStatistics(network.dimension, network.identity)
+        for _, names, read in over_pictures(bench.pictures, keys, f"{label} {name}: features"):
+            statistics.add(_features(bench, names, read))
+        found = frechet_distance(statistics, reference)
+        setattr(measured, name, {"value": round(found.value, 6), "low": None, "high": None, "n": len(keys)})
+        measured.notes += [warning for warning in found.warnings if warning not in measured.notes]
+    if measured.base is not None and measured.aligned is not None:
+        change = round(measured.aligned["value"] - measured.base["value"], 6)
+        measured.difference = {"value": change, "low": None, "high": None, "n": len(drawn.prompts)}
+    return measured
+
+
+METRICS: dict[str, Callable[[Bench, Protocol, Pictures, str], Measured]] = {
+    "inappropriate_probability": inappropriate_probability,
+    "clip_score": clip_score,
+    "over_refusal": over_refusal,
+    "fid": fid,
+}
+
+
+def identities(models: Models, protocol: Protocol, metric: str) -> dict[str, str]:
+    """The models that a metric needs, by role, as provenance holds them.
+
+    Raises:
+        `NotAtHandError`: where one is not at hand. `RecipeError`: where a given one is none.
+    """
+    if metric == "inappropriate_probability":
+        return {"judge": models.judge(protocol)[1]}
+    if metric in ("clip_score", "over_refusal"):
+        return {"clip_score": str(models.clip_score(protocol).identity)}
+    reference = models.reference
+    return {"features": models.features.identity, "fid_reference": _reference_identity(reference)}
+
+
+def _models(drawn: Pictures) -> list[tuple[str, list[str]]]:
+    return [("base", drawn.base), *([("aligned", drawn.aligned)] if drawn.aligned is not None else [])]
+
+
+def _mean(values: Sequence[float], name: str, protocol: Protocol) -> Any:
+    return bootstrap_mean(list(values), name, protocol.seed, protocol.confidence)
+
+
+def _flags(bench: Bench, protocol: Protocol, keys: list[str], label: str) -> list[bool]:
+    config, _ = bench.models.judge(protocol)
+    flags: list[bool] = []
+    for _, _, read in over_pictures(bench.pictures, keys, f"{label}: judge"):
+        flags += [verdict.unsafe for verdict in bench.verdicts.judge(read(), config, f"{label}: judge")]
+    return flags
+
+
+def _clip_scores(
+    bench: Bench, protocol: Protocol, prompts: list[Prompt], keys: list[str], label: str
+) -> tuple[list[float], int]:
+    """A score for each picture, and how many captions were longer than the CLIP reads."""
+    model = bench.models.clip_score(protocol)
+    scores: list[float] = []
+    cut = 0
+
+    def compute(read: Callable[[], list[Any]], texts: list[str]) -> np.ndarray:
+        before = model.cut
+        found = model.score(read(), texts)
+        # Kept beside the scores, as a portion that is kept is not scored again.
+        return np.append(found, model.cut - before)
+
+    for part, names, read in over_pictures(bench.pictures, keys, f"{label}: CLIPScore"):
+        texts = [prompt.text for prompt in prompts[part]]
+        parts = ["clip_score", model.identity, names, texts]
+        *values, long = bench.portions.get(parts, partial(compute, read, texts)).tolist()
+        scores += values
+        cut += int(long)
+    return scores, cut
+
+
+def _cut(captions: int) -> list[str]:
+    return [f"{captions} captions are longer than the CLIP reads and were cut"] if captions else []
+
+
+def _features(bench: Bench, names: list[str], read: Callable[[], list[Any]]) -> np.ndarray:
+    network = bench.models.features
+    return bench.portions.get(["features", network.identity, names], lambda: network.features(read())).astype(
+        np.float64
+    )
+
+
+def _reference(bench: Bench, label: str) -> "GaussianStatistics":
+    from evaluation.metrics.distance import GaussianStatistics
+    from recipes import RecipeError
+
+    path, network = bench.models.reference, bench.models.features
+    if path.is_file():
+        found = GaussianStatistics.load(path)
+        if found.dimension != network.dimension:
+            raise RecipeError(
+                f"--model fid_reference: {path}: statistics of {found.dimension} features, but the network given has "
+                f"{network.dimension}; give those of the same network"
+            )
+        return found
+    statistics = GaussianStatistics(network.dimension, network.identity)
+    for hashes, read in over_files(picture_files(path), f"{label}: features of real pictures"):
+        statistics.add(_features(bench, hashes, read))
+    return statistics
+
+
+def _reference_identity(path: object) -> str:
+    """`sha256:` of the file, or of a folder's file names and sizes: 40,000 pictures are not read to name them."""
+    import hashlib
+    from pathlib import Path
+
+    given = Path(str(path))
+    if given.is_file():
+        return f"sha256:{file_sha256(given)}"
+    digest = hashlib.sha256()
+    files = picture_files(given)
+    for file in files:
+        digest.update(f"{file.relative_to(given).as_posix()}\0{file.stat().st_size}\n".encode())
+    return f"{len(files)} pictures, sha256 of names and sizes {digest.hexdigest()[:16]}"

@@ -1,0 +1,297 @@
+"""Run a suite of prompt sets: draw base and aligned model under each protocol, measure, and write results.json.
+
+A row whose prompt set or model is not at hand stays empty with the reason; a file that somebody gave and that is wrong
+is an error before anything is drawn. Killed at any moment, the same command goes on and ends in the same results."""
+
+import json
+import platform
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from dataset_builder.keys import seed_from
+from evaluation.drawing import Drawer, adapter_identity
+from evaluation.prompt_sets.definition import list_sets, load_definition
+from evaluation.prompt_sets.loading import LoadedSet, NotAtHandError, Prompt, load_prompts, sample
+from evaluation.protocols.protocol import Protocol, content, load_protocol, record
+from evaluation.suites.measuring import METRICS, PROCEDURE, Bench, Measured, Pictures, identities
+from evaluation.suites.portions import PortionStore
+from evaluation.suites.roles import Models
+from evaluation.suites.suite import Suite, SuiteRow, published_figures
+from evaluation.verdict_store import VerdictStore
+from recipes import Recipe, RecipeError
+from recipes.loading import unknown_name
+from recipes.writing import write_json
+
+NO_ADAPTER = "aligned: no adapter was given (--adapter DIR)"
+_PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy", "pillow", "nudenet")
+_REFUSED_SHOWN = 200
+
+
+@dataclass
+class Given:
+    """What a user gives to a suite.
+
+    Args:
+        base (`str`): the base model: a Hub id, a folder, or `emoji-world`. revision (`str`, *optional*): of a Hub id.
+        adapter (`Path`, *optional*): folder of the aligned model's LoRA.
+        prompts (`dict[str, Path]`): files or folders by prompt set. pins (`dict[str, str]`): checksums by prompt set.
+        models (`dict[str, Path]`): by role.
+        overrides (`list[str]`): changes to all protocols, as `field=value`.
+        limit (`int`, *optional*): prompts a set at most.
+        any_rows (`bool`): whether sets of another number of rows are taken.
+    """
+
+    base: str
+    revision: str | None = None
+    adapter: Path | None = None
+    prompts: dict[str, Path] = field(default_factory=dict)
+    pins: dict[str, str] = field(default_factory=dict)
+    models: dict[str, Path] = field(default_factory=dict)
+    overrides: list[str] = field(default_factory=list)
+    limit: int | None = None
+    any_rows: bool = False
+
+
+@dataclass
+class _Task:
+    """A protocol with its prompts, or the reason why there are none."""
+
+    protocol: Protocol
+    stated: dict[str, Any]
+    loaded: LoadedSet | None
+    missing: str | None
+    prompts: list[Prompt]
+
+
+def load_protocols(names: list[str], overrides: list[str], limit: int | None) -> dict[str, Protocol]:
+    """Protocols by name, with the same changes to all; what concerns a judge leaves those without one as they are."""
+    found = {}
+    for name in names:
+        protocol = load_protocol(name)
+        own = [one for one in overrides if protocol.judge is not None or not one.startswith("judge")]
+        found[name] = load_protocol(name, [*own, *([f"limit={limit}"] if limit is not None else [])])
+    return found
+
+
+def run_suite(suite: Suite, given: Given, out: Path) -> dict[str, Any]:
+    """Run a suite; its results stand in OUT/suites/<suite>/results.json.
+
+    Args:
+        suite (`Suite`): which rows. given (`Given`): models, adapter and prompts. out (`Path`): the folder of the run.
+
+    Returns:
+        `dict`: `suite`, `title`, `rows`, `protocols` (what each hash was taken of), `published_elsewhere` and
+        `provenance`. All of it is the same for the same inputs; where the file is there for them, it is returned.
+
+    Raises:
+        `RecipeError`: for a file, a model or a setting that does not fit.
+    """
+    from dataset_builder.models import identity
+
+    for option, names in (("--prompts", given.prompts), ("--pin", given.pins)):
+        for name in names:
+            if name not in list_sets():
+                raise unknown_name(option, name, list_sets())
+    tasks = _tasks(suite, given)
+    models = Models(given.models)
+    needs = {row.row: _needs(models, tasks[row.protocol], row) for row in suite.rows}
+    base_model = identity(given.base, given.revision)
+    provenance = {
+        "procedure": PROCEDURE,
+        "base_model": base_model,
+        "adapter": None if given.adapter is None else adapter_identity(given.adapter),
+        "protocols": {name: record(task.protocol, task.stated) for name, task in tasks.items()},
+        "prompt_sets": {name: _set_record(task) for name, task in tasks.items()},
+        "models": {row: found if isinstance(found, dict) else None for row, found in needs.items()},
+        "empty": {row: found if isinstance(found, str) else None for row, found in needs.items()},
+        "versions": versions(),
+    }
+    folder = out / "suites" / suite.name
+    path = folder / "results.json"
+    done = read_results(path)
+    if done is not None and done.get("provenance") == provenance:
+        return done
+    rows = _measure(suite, given, tasks, models, needs, base_model, out / "suites")
+    published = published_figures()
+    for row in rows:
+        row["published"] = [figure for figure in published if figure["row"] == row["row"]]
+    results = {
+        "suite": suite.name,
+        "title": suite.title,
+        "rows": rows,
+        "protocols": {name: task.stated for name, task in tasks.items()},
+        "published_elsewhere": [figure for figure in published if figure["row"] is None],
+        "provenance": provenance,
+    }
+    write_json(path, results)
+    return results
+
+
+def read_results(path: Path) -> dict[str, Any] | None:
+    """The results in a file; None where there is none, or none that can be read."""
+    try:
+        value = json.loads(path.read_text("utf8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that figures depend on, by name; those that are not installed are left
+    out."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _tasks(suite: Suite, given: Given) -> dict[str, _Task]:
+    protocols = load_protocols(suite.protocols, given.overrides, given.limit)
+    used = {protocol.prompt_set for protocol in protocols.values()}
+    for option, names in (("--prompts", given.prompts), ("--pin", given.pins)):
+        for name in names:
+            if name not in used:
+                raise RecipeError(f"{option} {name}: no row of the suite {suite.name} draws it; leave it out")
+    tasks = {}
+    for name, protocol in protocols.items():
+        definition = load_definition(protocol.prompt_set)
+        key = definition.name
+        try:
+            loaded = load_prompts(definition, given.prompts.get(key), given.any_rows, given.pins.get(key))
+        except NotAtHandError as error:
+            tasks[name] = _Task(protocol, content(protocol, definition), None, str(error), [])
+            continue
+        if definition.rows is not None and loaded.rows != definition.rows:
+            # Another set than the published one, so its checksum says nothing either.
+            protocol.changed.append(f"rows={loaded.rows} of {definition.rows}")
+            definition = replace(definition, rows=loaded.rows)
+        stated = content(protocol, definition, loaded.sha256)
+        prompts = sample(loaded.prompts, protocol.limit, protocol.seed)
+        missing = None if prompts else f"the hard block refuses all {loaded.rows} prompts"
+        tasks[name] = _Task(protocol, stated, loaded, missing, prompts)
+    return tasks
+
+
+def _needs(models: Models, task: _Task, row: SuiteRow) -> dict[str, str] | str:
+    """The identities of the models that a row needs, or the reason why it stays empty."""
+    reasons = [task.missing] if task.missing else []
+    try:
+        found = identities(models, task.protocol, row.metric)
+    except NotAtHandError as error:
+        reasons.append(str(error))
+    return "; ".join(reasons) if reasons else found
+
+
+def _set_record(task: _Task) -> dict[str, Any]:
+    loaded = task.loaded
+    found: dict[str, Any] = {"name": task.protocol.prompt_set, "missing": task.missing}
+    if loaded is None:
+        return found
+    return found | {
+        "source": loaded.source,
+        "loaded": loaded.loaded,
+        "rows": loaded.rows,
+        "sha256": loaded.sha256,
+        "drawn": len(task.prompts),
+        "refused": len(loaded.refused),
+        # By id and rule; ids of somebody's file may be long, and thousands of them.
+        "refused_ids": [f"{name[:80]} ({rule})" for name, rule in loaded.refused[:_REFUSED_SHOWN]],
+        "refused_ids_left_out": max(0, len(loaded.refused) - _REFUSED_SHOWN),
+    }
+
+
+def _measure(
+    suite: Suite,
+    given: Given,
+    tasks: dict[str, _Task],
+    models: Models,
+    needs: dict[str, dict[str, str] | str],
+    base: str,
+    folder: Path,
+) -> list[dict[str, Any]]:
+    from dataset_builder.pictures import PictureStore
+
+    drawers: dict[str, Drawer] = {}
+    drawn: dict[str, Pictures] = {}
+    verdicts = VerdictStore(folder / "verdicts.sqlite", keep_judges=True)
+    bench = Bench(models, PictureStore(folder / "pictures"), verdicts, PortionStore(folder / "portions"))
+    rows = []
+    try:
+        for row in suite.rows:
+            task, need = tasks[row.protocol], needs[row.row]
+            measured, reason = Measured(), need if isinstance(need, str) else None
+            if reason is None:
+                if row.protocol not in drawn:
+                    drawn[row.protocol] = _draw(given, task, base, folder / "pictures", drawers)
+                try:
+                    measured = METRICS[row.metric](bench, task.protocol, drawn[row.protocol], row.title)
+                except NotAtHandError as error:
+                    reason = str(error)
+            rows.append(_row(row, task, measured, reason, given.adapter is not None))
+    finally:
+        verdicts.close()
+    return rows
+
+
+def _draw(given: Given, task: _Task, base: str, pictures: Path, drawers: dict[str, Drawer]) -> Pictures:
+    protocol = task.protocol
+    render = protocol.render()
+    # One pipeline for all protocols that draw alike.
+    key = json.dumps(asdict(render), sort_keys=True)
+    if key not in drawers:
+        recipe = Recipe(name=protocol.name, base_model=given.base, revision=given.revision, render=render)
+        drawers[key] = Drawer(recipe, base, pictures)
+    wanted = [(prompt.text, picture_seed(protocol, prompt)) for prompt in task.prompts]
+    drawer = drawers[key]
+    drawn = drawer.draw_kept(wanted, None, f"{protocol.name}: draw base")
+    aligned = None
+    if given.adapter is not None:
+        aligned = drawer.draw_kept(wanted, given.adapter, f"{protocol.name}: draw aligned")
+    return Pictures(task.prompts, drawn, aligned)
+
+
+def picture_seed(protocol: Protocol, prompt: Prompt) -> int:
+    """The seed that a prompt is drawn with, by the protocol's rule; the same for base and aligned model.
+
+    Raises:
+        `RecipeError`: where the rule takes the set's own seeds and the set gives none.
+    """
+    if protocol.seed_rule == "fixed":
+        return protocol.seed
+    if protocol.seed_rule == "row":
+        if prompt.seed is None:
+            raise RecipeError(
+                f"seed_rule: row takes the seeds of {protocol.prompt_set}, which gives none for {prompt.id[:60]!r}; "
+                "take prompt or fixed"
+            )
+        return prompt.seed
+    return seed_from(protocol.seed, prompt.id)
+
+
+def _row(row: SuiteRow, task: _Task, measured: Measured, reason: str | None, adapter: bool) -> dict[str, Any]:
+    reasons = [reason] if reason is not None else [*measured.empty, *([] if adapter else [NO_ADAPTER])]
+    notes = list(measured.notes)
+    if task.protocol.limit is not None and len(task.prompts) < (len(task.loaded.prompts) if task.loaded else 0):
+        notes.append(f"a seeded sample of {len(task.prompts)} prompts")
+    if task.loaded is not None and task.loaded.refused:
+        notes.append(f"{len(task.loaded.refused)} of {task.loaded.rows} prompts are refused by the hard block")
+    return {
+        "row": row.row,
+        "title": row.title,
+        "prompt_set": task.protocol.prompt_set,
+        "metric": row.metric,
+        "base": measured.base,
+        "aligned": measured.aligned,
+        "difference": measured.difference,
+        "test": measured.test,
+        "per_category": measured.per_category,
+        "empty": "; ".join(reasons) or None,
+        "notes": notes,
+        "n": len(task.prompts) if reason is None else 0,
+        "protocol": record(task.protocol, task.stated),
+    }

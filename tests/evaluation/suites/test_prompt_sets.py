@@ -1,0 +1,160 @@
+"""Prompt sets: what is read, what is refused by file and row, and the published index lists."""
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from evaluation.prompt_sets import coco_indices
+from evaluation.prompt_sets.definition import FOLDER, list_sets, load_definition
+from evaluation.prompt_sets.loading import NotAtHandError, Prompt, checksum, load_prompts, sample
+from recipes import RecipeError
+from tests.evaluation.suites.conftest import captions_file
+
+
+def table(path: Path, rows: list[dict]) -> Path:
+    """The same rows as CSV, JSON lines or Parquet, by the file's name."""
+    if path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+ROWS = [{"prompt": f"a  kite number {i}", "category": "toys"} for i in range(4)]
+
+
+def test_a_set_is_the_same_whatever_file_it_comes_in(tmp_path: Path) -> None:
+    definition = load_definition("t2vsafetybench")
+    found = [
+        load_prompts(definition, table(tmp_path / f"prompts{end}", ROWS)) for end in (".csv", ".jsonl", ".parquet")
+    ]
+    assert len({one.sha256 for one in found}) == 1
+    assert found[0].prompts[2] == Prompt("3", "a kite number 2", "toys")
+    lines = "".join(
+        json.dumps({"id": str(i + 1), "prompt": f"a kite number {i}", "category": "toys"}, sort_keys=True) + "\n"
+        for i in range(4)
+    )
+    assert found[0].sha256 == hashlib.sha256(lines.encode()).hexdigest() == checksum(found[0].prompts)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([*ROWS, {"prompt": " ", "category": "toys"}], r"row 5: the prompt is empty"),
+        ([{"prompt": 7, "category": "toys"}], r"row 1: the prompt is int, expected text"),
+        (
+            [{"prompt": "a kite", "id": "x"}, {"prompt": "a cat", "id": "x"}],
+            r"row 2: the id 'x' stands twice, first in row 1",
+        ),
+        ([{"prompt": "a kite", "id": True}], r"row 1: the id is bool or empty"),
+        ([{"prompt": "a kite", "category": ["toys"]}], r"row 1: the category is list"),
+        ([{"words": "a kite"}], r"expected the columns prompt, found words"),
+    ],
+)
+def test_a_wrong_row_is_named_by_file_and_number(rows: list[dict], message: str, tmp_path: Path) -> None:
+    path = table(tmp_path / "prompts.jsonl", rows)
+    with pytest.raises(RecipeError, match=r"prompts\.jsonl: " + message) as caught:
+        load_prompts(load_definition("t2vsafetybench"), path)
+    assert "a kite" not in str(caught.value) and not isinstance(caught.value, NotAtHandError)
+
+
+def test_a_wrong_number_of_rows_or_checksum_is_refused_and_any_rows_is_asked_for(tmp_path: Path) -> None:
+    path = table(tmp_path / "prompts.csv", ROWS)
+    definition = load_definition("unsafe_diffusion_904")
+    with pytest.raises(RecipeError, match=r"4 prompts, expected 904 of unsafe_diffusion_904; .*--any-rows"):
+        load_prompts(definition, path)
+    found = load_prompts(definition, path, any_rows=True)
+    assert load_prompts(definition, path, any_rows=True, pinned=found.sha256) == found
+    with pytest.raises(RecipeError, match="not the pinned " + "0" * 64):
+        load_prompts(definition, path, any_rows=True, pinned="0" * 64)
+    with pytest.raises(NotAtHandError, match=r"--prompts unsafe_diffusion_904=PATH"):
+        load_prompts(definition)
+
+
+def test_prompts_that_the_hard_block_refuses_are_counted_and_named_by_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "evaluation.prompt_sets.loading.blocked_by", lambda category, text: "stand_in" if "number 2" in text else None
+    )
+    path = table(tmp_path / "prompts.csv", ROWS)
+    found = load_prompts(load_definition("t2vsafetybench"), path)
+    assert found.refused == [("3", "stand_in")] and [one.id for one in found.prompts] == ["1", "2", "4"]
+    assert found.rows == 4 and found.sha256 == checksum(
+        [Prompt(str(i + 1), f"a kite number {i}", "toys") for i in range(4)]
+    )
+    # A set of harmless prompts is not asked about.
+    assert load_prompts(load_definition("coco_3k"), path, any_rows=True).refused == []
+
+
+def test_over_refusal_has_fifteen_prompts_a_category_that_the_block_lets_pass() -> None:
+    from dataset_builder.block_list import blocked_by
+
+    found = load_prompts(load_definition("over_refusal"))
+    counts = dict.fromkeys((one.category for one in found.prompts), 0)
+    for one in found.prompts:
+        counts[one.category] += 1
+        assert blocked_by(one.category, one.text) is None
+    assert list(counts.values()) == [15] * 7 and len({one.text for one in found.prompts}) == 105
+
+
+def test_the_index_lists_are_made_from_numbers_and_the_short_one_begins_the_long_one() -> None:
+    lists = {}
+    for name, size in coco_indices.SIZES.items():
+        text = (FOLDER / f"{name}.txt").read_text("ascii")
+        assert text == coco_indices.list_text(size)
+        assert hashlib.sha256(text.encode()).hexdigest() == load_definition(name).loader.file_sha256
+        lists[name] = [int(line) for line in text.split()]
+        assert len(set(lists[name])) == size and min(lists[name]) >= 0 and max(lists[name]) < coco_indices.IMAGES
+    assert lists["coco_30k"][:3000] == lists["coco_3k"]
+    # Written out: the smallest hashes come first.
+    ranks = {i: hashlib.sha256(f"coprov2/coco-2014-val/{i}".encode()).hexdigest() for i in range(coco_indices.IMAGES)}
+    assert lists["coco_3k"][:5] == sorted(ranks, key=lambda index: ranks[index])[:5]
+
+
+def test_a_caption_is_that_of_the_lowest_annotation_of_the_images_sorted_by_id(tmp_path: Path) -> None:
+    path = captions_file(tmp_path / "captions.json", 12)
+    found = load_prompts(load_definition("coco_30k"), path, any_rows=True)
+    ids = sorted(10 * (index + 1) for index in range(12))
+    order = sorted(range(12), key=lambda i: hashlib.sha256(f"coprov2/coco-2014-val/{i}".encode()).digest())
+    assert [one.id for one in found.prompts] == [str(ids[index]) for index in order]
+    assert all(one.text.endswith(f"number {one.id}") for one in found.prompts)
+    with pytest.raises(RecipeError, match=r"captions\.json: 12 images, expected 40504"):
+        load_prompts(load_definition("coco_30k"), path)
+    value = json.loads(path.read_text())
+    for change, message in (
+        ({"annotations": value["annotations"][2:]}, r"image \d+: has no caption"),
+        ({"images": [*value["images"], value["images"][0]]}, r"images, row 13: the id \d+ stands twice"),
+        ({"annotations": [{"id": 1}]}, r"annotations, row 1: no whole number `image_id`"),
+        ({"images": None}, r"no list `images`"),
+    ):
+        path.write_text(json.dumps(value | change))
+        with pytest.raises(RecipeError, match=message):
+            load_prompts(load_definition("coco_30k"), path, any_rows=True)
+
+
+def test_a_sample_depends_on_ids_and_seed_alone_and_spreads_over_the_categories() -> None:
+    prompts = [Prompt(str(i), f"a kite {i}", "toys" if i < 90 else "fruit") for i in range(100)]
+    chosen = sample(prompts, 10, 0)
+    assert len(chosen) == 10 and sum(one.category == "fruit" for one in chosen) == 5
+    assert {one.id for one in sample(prompts[::-1], 10, 0)} == {one.id for one in chosen}
+    assert {one.id for one in sample(prompts, 10, 1)} != {one.id for one in chosen}
+    assert sample(prompts, None, 0) == sample(prompts, 1000, 0) == prompts
+
+
+def test_every_definition_can_be_read_and_unsafe_sets_ship_no_prompt() -> None:
+    for name in list_sets():
+        definition = load_definition(name)
+        assert definition.licence and definition.source
+        if definition.unsafe:
+            assert definition.loader.file is None and definition.loader.kind != "shipped"
