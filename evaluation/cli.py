@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from evaluation.drawing import WEIGHTS
+from evaluation.report import cli as report_cli
 from recipes import Recipe, RecipeError, load_recipe
 from recipes.options import Config, RunFolder, Set
 
@@ -36,7 +37,8 @@ def _given(options: list[str]) -> dict[str, Path | None]:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb `evaluate` to the command."""
+    """Add the verbs `evaluate` and `report` to the command."""
+    report_cli.register(app)
 
     @app.command()
     def evaluate(
