@@ -10,7 +10,7 @@ from dataset_builder.emoji_world.things import CATEGORIES
 from evaluation.intervals import wilson
 from recipes.writing import write_json
 
-PROTOCOL = {"name": "emoji-world", "sha256": "c0ffee" * 10 + "beef", "changed": {}}
+PROTOCOL = {"name": "emoji-world", "sha256": "c0ffee" * 10 + "beef", "changed": []}
 PROVENANCE = {
     "base_model": "coprov2/emoji-world-t2i@0123456789ab",
     "judge": "emoji_world coprov2/emoji-world-judge@0123456789ab threshold 0.5",
@@ -27,23 +27,33 @@ def write_suite(out: Path) -> Path:
     """OUT/suites/paper/results.json with ten rows: some full, some empty, with published figures."""
     rng = np.random.default_rng(3)
     published = [
-        {"source": "CASG (CVPR 2026)", "base_model": "SD1.5", "base": 42.2, "value": 13.7, "protocol": "their own I2P"},
-        {"source": "SPOT (arXiv 2602.00616)", "value": 8, "note": "base model not stated"},
+        {"method": "AlignGuard", "source": "CASG (CVPR 2026)", "base_model": "SD1.5", "base": 42.2, "value": 13.7},
+        {"method": "AlignGuard", "source": "SPOT (arXiv 2602.00616)", "value": 8, "note": "its own seeds"},
+        {
+            "method": "SLD",
+            "source": "PSAlign (its own tables)",
+            "base": 38.0,
+            "value": 18.2,
+            "note": "as in its source",
+        },
+        {"method": "ESD-u", "source": "PSAlign (its own tables)", "base": 38.0, "value": 35.6, "note": "its own set"},
     ]
     sets = ["coprov2_test", "i2p", "unsafe_diffusion_1434", "unsafe_diffusion_904", "t2vsafetybench"]
     rows: list[dict[str, Any]] = []
     for i, name in enumerate(sets):
         row: dict[str, Any] = {
-            "row": f"inappropriate probability, {name}",
+            "row": f"ip_{name}",
+            "title": f"IP, {name}",
+            "notes": ["a seeded sample of 1000 prompts"] if i == 0 else [],
             "prompt_set": name,
-            "metric": "unsafe_rate",
+            "metric": "inappropriate_probability",
             "base": _rate(rng, 0.4, 1000),
             "aligned": _rate(rng, 0.1, 1000),
             "difference": {"value": -0.3, "low": -0.33, "high": -0.27, "n": 1000},
-            "test": {"name": "mcnemar", "p": 1e-9},
+            "test": {"test": "McNemar, exact", "p": 1e-9, "n": 1000, "fell": 310, "rose": 10},
             "empty": None,
             "published": published if i < 2 else [],
-            "protocol": {**PROTOCOL, "name": f"paper_{name}", "changed": {"steps": 4} if i == 0 else {}},
+            "protocol": {**PROTOCOL, "name": f"paper_{name}", "changed": ["steps=4"] if i == 0 else []},
             "per_category": {c: {"base": _rate(rng, 0.4, 90), "aligned": _rate(rng, 0.1, 90)} for c in CATEGORIES[:5]},
         }
         if i > 2:
@@ -52,7 +62,8 @@ def write_suite(out: Path) -> Path:
         rows.append(row)
     for metric, low in (("fid", 37.0), ("clip_score", 30.0)):
         for name in ("coco_3k", "coco_30k"):
-            value = {"value": low, "low": low - 1, "high": low + 1, "n": 3000}
+            ends = [None, None] if metric == "fid" else [low - 1, low + 1]
+            value = {"value": low, "low": ends[0], "high": ends[1], "n": 3000}
             full = name == "coco_3k"
             rows.append(
                 {
@@ -83,7 +94,17 @@ def write_suite(out: Path) -> Path:
         }
     )
     path = out / "suites" / "paper" / "results.json"
-    write_json(path, {"suite": "paper", "rows": rows, "provenance": PROVENANCE})
+    write_json(
+        path,
+        {
+            "suite": "paper",
+            "title": "ten rows",
+            "rows": rows,
+            "protocols": {"paper-i2p": {"name": "paper-i2p", "render": {"steps": 50}}},
+            "published_elsewhere": [{"method": "SLD", "source": "PSAlign", "value": 20.4, "note": "FID on COCO-10K"}],
+            "provenance": PROVENANCE,
+        },
+    )
     return path
 
 
@@ -101,7 +122,7 @@ def study_row(name: str, rng: np.random.Generator, unsafe: float, tuned: bool | 
     return {
         "name": name,
         "group": group,
-        "method": name.split("+")[0],
+        "method": name.removesuffix("-tuned"),
         "tuned": tuned,
         "rank": 28,
         "seeds": [0, 1, 2, 3, 4],
@@ -132,7 +153,7 @@ def write_study(out: Path, rows: int = 40) -> Path:
         group = "main" if i < 8 else "comerge grid"
         variants.append(study_row(name, rng, 0.08 + 0.02 * i % 0.8, False, group))
         if i % 5 != 4:
-            variants.append(study_row(f"{name}+tuned", rng, 0.02 + 0.01 * i % 0.4, True, group))
+            variants.append(study_row(f"{name}-tuned", rng, 0.02 + 0.01 * i % 0.4, True, group))
     variants.append(copy.deepcopy(study_row("all_single", rng, 0.04, None, "controls")))
     variants[1]["paired"] = None
     variants[5]["measures"]["counterpart_rate"] = None

@@ -20,7 +20,7 @@ class Cell:
         sort (`float`, *optional*): what the column is sorted by; the text unless given. Empty cells stand last.
         why (`str`): why there is no figure; shown in its place.
         heat (`int`, *optional*): shade, 0..10.
-        bars (`Sequence[str]`): further lines, such as published figures with their labels.
+        lines (`Sequence[str]`): further lines, such as published figures with their labels.
     """
 
     text: str = ""
@@ -33,11 +33,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its title, what it means (a tooltip), and the group of columns that it belongs to."""
+    """A column: its title, what it means (a tooltip), the group of columns it belongs to, whether it holds words."""
 
     title: str
     meaning: str = ""
     group: str = ""
+    words: bool = False
 
 
 @dataclass(frozen=True)

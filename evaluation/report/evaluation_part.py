@@ -146,9 +146,9 @@ def _tables(models: dict[str, Node]) -> tuple[Table, Table | None, Table | None]
     for name in names:
         cells = []
         for category in sorted(found):
-            node = found[category].get(name)
-            why = "not drawn: another category's expert" if node is None else "no such prompts"
-            cells.append(heat_cell(None if node is None else node.get("unsafe_rate"), why))
+            measured = found[category].get(name)
+            why = "not drawn: another category's expert" if measured is None else "no such prompts"
+            cells.append(heat_cell(None if measured is None else measured.get("unsafe_rate"), why))
         heat.append(Row(name, cells, marked=name == "merged"))
     heads = [Column(category) for category in sorted(found)]
     return (
@@ -186,9 +186,7 @@ def _plots(models: dict[str, Node]) -> list[Block]:
 def _stages(out: Path, results: Node) -> Bars | None:
     path = out / "seconds.json"
     node = read_node(path) if path.is_file() else results.get("seconds")
-    seconds = (
-        {} if node is None else {Node(node.file, "", name).text(): n.number() for name, n in node.fields().items()}
-    )
+    seconds = {} if node is None else {name: found.number() for name, found in node.fields().items()}
     if not seconds:
         return None
     longest = max(*seconds.values(), 1e-9)
@@ -245,8 +243,9 @@ def evaluation_part(out: Path) -> Part:
     stages = _stages(out, results)
     if stages is not None:
         sections.append(Section("Time per stage", [stages]))
-    protocol = results.get("protocol") or provenance.get("protocol")
-    sections.append(provenance_section(protocol_rows(protocol), _made_from(provenance), provenance))
+    protocol = provenance.get("evaluation_protocol") or results.get("protocol") or provenance.get("protocol")
+    stated = {"protocol": found} if (found := results.get("protocol")) is not None else {}
+    sections.append(provenance_section(protocol_rows(protocol), _made_from(provenance), provenance, stated))
     figures = [
         (MEASURES[m][0], *shown(e, True))
         for m in ("unsafe_rate", "counterpart_rate", "safe_fidelity")

@@ -91,9 +91,10 @@ def axis(estimates: Sequence[Estimate], share: bool) -> tuple[float, float]:
     high = max((estimate["high"] for estimate in estimates), default=1.0)
     if share and low >= 0 and 0.2 < high <= 1:
         return 0.0, 1.0
-    low, high = min(low, 0.0), max(high, 0.0)
+    if share:
+        low, high = min(low, 0.0), max(high, 0.0)
     if high == low:
-        high = low + (1.0 if not share else 0.01)
+        low, high = (low, low + 0.01) if share else (low - 1.0, high + 1.0)
     marks = ticks(low, high)
     step = marks[1] - marks[0] if len(marks) > 1 else high - low
     return step * math.floor(low / step + 1e-9), step * math.ceil(high / step - 1e-9)

@@ -76,9 +76,9 @@ def read_pairs(folder: Path, harmless: bool) -> Pairs | None:
         for example in read_node(path).items():
             after = next((example.get(name) for name in AFTER if example.get(name) is not None), None)
             prompt = example.get("prompt") if harmless else None
+            category = example.need("category").text()
             pair = {
                 "pair_id": example.need("pair_id").text(),
-                "category": example.need("category").text(),
                 "seed": example.need("seed").text(),
                 "prompt": None if prompt is None else prompt.text(),
                 "sides": [
@@ -86,7 +86,7 @@ def read_pairs(folder: Path, harmless: bool) -> Pairs | None:
                     ("after", _side(after or example.need(AFTER[0]), folder / "examples", harmless)),
                 ],
             }
-            found.setdefault(pair["category"], []).append(pair)
+            found.setdefault(category, []).append(pair)
     if not found:
         return None
     few = [f"{category} ({len(pairs)})" for category, pairs in found.items() if len(pairs) < PER_CATEGORY]

@@ -1,7 +1,8 @@
 """The end of a part: under which protocol the figures hold, and what they were made from."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from evaluation.report.blocks import Facts, Section
 from evaluation.report.reading import Node, clean
@@ -47,16 +48,34 @@ def protocol_rows(protocol: Node | None) -> list[tuple[str, str]]:
     return rows
 
 
+def written_out(value: Any) -> str:
+    """A value as indented JSON, cleaned."""
+    return clean(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False))
+
+
 def provenance_section(
-    protocol: Sequence[tuple[str, str]], rows: Sequence[tuple[str, str]], provenance: Node | None
+    protocol: Sequence[tuple[str, str]],
+    rows: Sequence[tuple[str, str]],
+    provenance: Node | None,
+    stated: Mapping[str, Node] | None = None,
 ) -> Section:
-    """Protocol and provenance, with all of the file's provenance to fold out."""
-    value = {} if provenance is None else provenance.value
-    text = clean(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False))
+    """Protocol and provenance, with all of both to fold out.
+
+    Args:
+        protocol, rows (`Sequence[tuple[str, str]]`): what is shown of them at once.
+        provenance (`Node`, *optional*): the file's.
+        stated (`Mapping[str, Node]`, *optional*): the content that each protocol's hash was taken of, by its name.
+    """
+    settings = {} if stated is None else {name: node.value for name, node in stated.items()}
     return Section(
         "Protocol and provenance",
         [
-            Facts(protocol, "Protocol"),
-            Facts(rows, "Made from", text if provenance is not None else "", "All of it, as in the result file"),
+            Facts(protocol, "Protocol", written_out(settings) if settings else "", "All settings of the protocol"),
+            Facts(
+                rows,
+                "Made from",
+                "" if provenance is None else written_out(provenance.value),
+                "All of the provenance, as in the result file",
+            ),
         ],
     )

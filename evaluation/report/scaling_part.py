@@ -15,8 +15,15 @@ LOGARITHMIC_FROM = 8.0
 OTHERS = ("concepts", "seeds", "per_seed", "measures", "per_category", "rank", "steps", "merge_seconds")
 
 
+SCALED = {
+    "unsafe_rate_aligned": ("Unsafe, aligned concepts", "unsafe prompts of the concepts that were aligned"),
+    "unsafe_rate_not_aligned": ("Unsafe, other concepts", "unsafe prompts of concepts that were not aligned"),
+    "counterpart_rate_aligned": ("Counterpart drawn, aligned concepts", "the same, of the concepts aligned"),
+}
+
+
 def _title(name: str) -> tuple[str, str]:
-    known = MEASURES.get(name)
+    known = MEASURES.get(name) or SCALED.get(name)
     return known if known is not None else (name.replace("_", " ").capitalize(), "as named in the result file")
 
 

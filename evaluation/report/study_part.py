@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from evaluation.intervals import Estimate
@@ -37,8 +38,14 @@ COSTS = {
     "tune_seconds": ("Tuning", "duration", "not tuned"),
     "peak_mib": ("Memory, MiB", "plain", "not measured"),
 }
-# What names put on or after a method to say whether it was tuned.
-_TUNED = re.compile(r"[\s_+,/-]*\(?\b(?:un|not[ _-]?|no[ _-]?)?(?:tuned|tune|tuning)\b\)?", re.IGNORECASE)
+# Costs of some variants only; a column each where any has one.
+MORE_COSTS = {
+    "calibrate_seconds": ("Calibration", "duration", "no activations were collected"),
+    "train_seconds": ("Training", "duration", "made of the experts"),
+    "tune_peak_mib": ("Memory of tuning, MiB", "plain", "not tuned"),
+}
+# What names put before or after a method to say whether it was tuned.
+_TUNED = re.compile(r"[\s_+,/-]*\(?(?<![a-z])(?:un|not?[ _-]?)?tun(?:ed|e|ing)(?![a-z])\)?", re.IGNORECASE)
 
 
 def confidence_of(study: Node) -> float:
@@ -103,6 +110,8 @@ def _seeds(row: Node) -> Cell:
     if not isinstance(node.value, list):
         return number_cell(node)
     names = [seed.text() for seed in node.items()]
+    if not names:
+        return Cell(why="none yet")
     return Cell(str(len(names)), ", ".join(names[:8]) + (" …" if len(names) > 8 else ""), len(names))
 
 
@@ -122,10 +131,14 @@ def _measure_cell(row: Node, name: str) -> Cell:
         why = "the base is what it is measured from" if row.need("name").text() == "base" else "not measured"
         return Cell(why=why if name in ("drift", "fidelity_lost") else "not measured")
     cell, spread = estimate_cell(found), _spread(row, name)
-    return Cell(cell.text, cell.small, cell.sort, lines=[spread] if spread else ())
+    if name == "fidelity_lost":
+        cell = replace(cell, text=cell.text.replace("%", "points"))
+    return replace(cell, lines=[spread] if spread else ())
 
 
 def _whole(study: Node, reference: str) -> Table:
+    listed = list(study.need("rows").items())
+    costs = {**COSTS, **{key: cost for key, cost in MORE_COSTS.items() if any(row.get(key) for row in listed)}}
     rows = []
     for row in study.need("rows").items():
         name, tuned, group = row.need("name").text(), row.get("tuned"), row.get("group")
@@ -133,7 +146,7 @@ def _whole(study: Node, reference: str) -> Table:
             Cell("yes" if tuned.flag() else "no") if tuned is not None else Cell(why="not a merge"),
             *(_measure_cell(row, key) for key in MEASURES),
             *_paired(row, reference),
-            *(number_cell(row.get(key), text, why) for key, (_, text, why) in COSTS.items()),
+            *(number_cell(row.get(key), text, why) for key, (_, text, why) in costs.items()),
             _seeds(row),
         ]
         rows.append(Row(name, cells, group.text() if group is not None else "", name == reference))
@@ -143,7 +156,7 @@ def _whole(study: Node, reference: str) -> Table:
         Column("Difference", "unsafe rate less the reference's, same prompts and seeds"),
         Column("p", "McNemar's test against the reference"),
         Column("p, Holm", "corrected for the number of comparisons"),
-        *(Column(title) for title, _, _ in COSTS.values()),
+        *(Column(title) for title, _, _ in costs.values()),
         Column("Seeds"),
     ]
     return Table("All variants", "Variant", columns, rows, "group")
@@ -154,55 +167,59 @@ def stem(name: str) -> str:
     return _TUNED.sub("", name).strip() or name
 
 
-def _side_by_side(study: Node, reference: str) -> Table | None:
-    """Each variant that was made both without and with tuning, or either, in one row."""
-    found: dict[tuple[str, str], dict[bool, Node]] = {}
+def _both_kinds(study: Node) -> list[tuple[str, str, dict[bool, Node]]]:
+    """Variants but the base as (name, group, row by whether it was tuned); two that share a stem stand together.
+
+    Where a stem has several rows of one kind, each stands alone under its whole name."""
+    found: dict[str, list[tuple[bool, Node]]] = {}
     for row in study.need("rows").items():
-        tuned, group = row.get("tuned"), row.get("group")
-        if tuned is None or row.need("name").text() == "base":
-            continue
-        key = (group.text() if group is not None else "", stem(row.need("name").text()))
-        while tuned.flag() in found.get(key, {}):
-            # Two rows of one stem and kind: the second stands alone, under its whole name.
-            key = (key[0], row.need("name").text() if key[1] != row.need("name").text() else key[1] + " ")
-        found.setdefault(key, {})[tuned.flag()] = row
-    # Groups do not part the two kinds of one merge.
-    for (group, name), kinds in list(found.items()):
-        other = next((k for k in found if k[1] == name and k[0] != group and not set(found[k]) & set(kinds)), None)
-        if other is not None and (group, name) in found:
-            found[(group, name)] = {**kinds, **found.pop(other)}
-    if not any(len(kinds) == 2 for kinds in found.values()):
+        name, tuned = row.need("name").text(), row.get("tuned")
+        if tuned is not None and name != "base":
+            found.setdefault(stem(name), []).append((tuned.flag(), row))
+    listed = []
+    for name, kinds in found.items():
+        groups = [group.text() if (group := row.get("group")) else "" for _, row in kinds]
+        if len({tuned for tuned, _ in kinds}) == len(kinds):
+            listed.append((name, groups[0], dict(kinds)))
+        else:
+            listed += [
+                (row.need("name").text(), group, {tuned: row})
+                for (tuned, row), group in zip(kinds, groups, strict=True)
+            ]
+    return listed
+
+
+def _side_by_side(study: Node, reference: str) -> Table | None:
+    """Each variant without and with tuning in one row; None where no variant was made in both ways."""
+    found = _both_kinds(study)
+    if not any(len(kinds) == 2 for _, _, kinds in found):
         return None
     names = ("unsafe_rate", "unsafe_rate_unseen_concepts", "counterpart_rate", "fidelity_lost")
+    absent = {False: Cell(why="not made without tuning"), True: Cell(why="not made with tuning")}
     rows = []
-    for (group, name), kinds in found.items():
-        cells: list[Cell] = []
-        for key in names:
-            for tuned in (False, True):
-                why = "not made with tuning" if tuned else "not made without tuning"
-                cells.append(_measure_cell(kinds[tuned], key) if tuned in kinds else Cell(why=why))
+    for name, group, kinds in found:
+        cells = [
+            _measure_cell(kinds[tuned], key) if tuned in kinds else absent[tuned]
+            for key in names
+            for tuned in (False, True)
+        ]
         for tuned in (False, True):
-            why = "not made with tuning" if tuned else "not made without tuning"
-            paired = _paired(kinds[tuned], reference) if tuned in kinds else (Cell(why=why),) * 3
-            cells.append(paired[2] if paired[2].text else paired[1])
-        first = kinds.get(False) or kinds[True]
-        tuning = kinds.get(True)
+            _, p, p_holm = _paired(kinds[tuned], reference) if tuned in kinds else (absent[tuned],) * 3
+            cells.append(p_holm if p_holm.text else p)
+        first, tuning = kinds.get(False) or kinds[True], kinds.get(True)
         cells += [
             number_cell(first.get("rank"), why="not stated"),
-            number_cell(first.get("merge_seconds"), "duration"),
-            number_cell(tuning.get("tune_seconds"), "duration") if tuning else Cell(why="not made with tuning"),
+            number_cell(first.get("merge_seconds"), "duration", "nothing is merged"),
+            number_cell(tuning.get("tune_seconds"), "duration") if tuning else absent[True],
             number_cell(first.get("peak_mib")),
         ]
         marked = any(row.need("name").text() == reference for row in kinds.values())
-        rows.append(Row(name.strip(), cells, group, marked))
-    columns = [
-        Column(title, MEASURES[key][1], MEASURES[key][0])
-        for key in names
-        for title in ("without tuning", "with tuning")
-    ]
-    p = "p against the reference (Holm)"
-    columns += [Column("without tuning", p, p), Column("with tuning", p, p)]
-    columns += [Column(COSTS[key][0]) for key in COSTS]
+        rows.append(Row(name, cells, group, marked))
+    ways = ("without tuning", "with tuning")
+    p_title = "p against the reference (Holm)"
+    columns = [Column(way, MEASURES[key][1], MEASURES[key][0]) for key in names for way in ways]
+    columns += [Column(way, p_title, p_title) for way in ways]
+    columns += [Column(title) for title, _, _ in COSTS.values()]
     return Table("Merges without and with the same joint tuning", "Merge", columns, rows, "group")
 
 
@@ -334,7 +351,13 @@ def merge_study_part(study: Node) -> Part:
     ]
     if heat := _heat(study):
         sections.append(Section("By category", [heat], "The darker a cell, the more of its pictures are unsafe."))
-    sections.append(Section("Intervals", _plots(study, reference), "Each plot from the lowest to the highest value."))
+    sections.append(
+        Section(
+            "Intervals",
+            _plots(study, reference),
+            "Each plot from the lowest to the highest value; the reference stands out.",
+        )
+    )
     made_from = [("Recipe", recipe_name(study)), ("Reference", reference or "none")]
     harmless = is_harmless(study)
     sections += study_sections(study, study.file.parent, harmless, made_from)

@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from evaluation.report.blocks import Block, Cell, Column, IntervalPlot, Part, Row, Section, Table
-from evaluation.report.figures import axis, estimate_cell, heat_cell, mark, p_value, percent, plain, shown, tick_marks
+from evaluation.report.figures import axis, estimate_cell, heat_cell, mark, p_value, shown, tick_marks
 from evaluation.report.pictures import read_pairs
 from evaluation.report.provenance import protocol_label, provenance_section
 from evaluation.report.reading import Node, clean, read_node
 
 # Measures that are numbers, not shares of 1.
 NUMBERS = ("fid", "kid", "clip")
+# Published figures that stand in a row itself; the others stand in a table of their own.
+SHOWN = 3
 
 
 def is_share(metric: str) -> bool:
@@ -35,15 +37,15 @@ def _paired(row: Node, share: bool) -> tuple[Cell, Cell]:
     return cell, Cell(p_value(p.number()), "" if name is None else name.text(), p.number())
 
 
+def _published_text(entry: Node, share: bool) -> str:
+    value, base = entry.get("value") or entry.get("aligned"), entry.get("base")
+    return " → ".join(_figure(node, share) for node in (base, value) if node is not None) or "no figure"
+
+
 def _published(row: Node, share: bool) -> list[tuple[Node, str]]:
     """The published figures of a row with their text."""
     found = row.get("published")
-    texts = []
-    for entry in found.items() if found is not None else ():
-        value, base = entry.get("value") or entry.get("aligned"), entry.get("base")
-        parts = [_figure(node, share) for node in (base, value) if node is not None]
-        texts.append((entry, " → ".join(parts) or "no figure"))
-    return texts
+    return [(entry, _published_text(entry, share)) for entry in (found.items() if found is not None else ())]
 
 
 def _figure(node: Node, share: bool) -> str:
@@ -54,8 +56,14 @@ def _figure(node: Node, share: bool) -> str:
 
 
 def _source(entry: Node) -> str:
-    source, model = entry.get("source"), entry.get("base_model")
-    return ", ".join(node.text() for node in (source, model) if node is not None) or "source not named"
+    """Method, paper and base model of a published figure."""
+    found = [entry.get(key) for key in ("method", "source", "base_model")]
+    return ", ".join(node.text() for node in found if node is not None) or "source not named"
+
+
+def title_of(row: Node) -> str:
+    """What a row is called: its title, or its key."""
+    return (row.get("title") or row.need("row")).text()
 
 
 def _note(entry: Node) -> str:
@@ -65,42 +73,55 @@ def _note(entry: Node) -> str:
     return protocol_label(node) if isinstance(node.value, dict) else node.text()
 
 
+def _notes(row: Node) -> str:
+    notes = row.get("notes")
+    return "; ".join(note.text() for note in notes.items()) if notes is not None else ""
+
+
 def _tables(results: Node) -> tuple[Table, Table | None]:
     rows, published = [], []
     for row in results.need("rows").items():
-        name, metric = row.need("row").text(), row.need("metric").text()
+        name, metric = title_of(row), row.need("metric").text()
         share, empty = is_share(metric), row.get("empty")
         why = empty.text() if empty is not None and not isinstance(empty.value, bool) else "not measured"
         prompt_set = row.get("prompt_set")
         theirs = _published(row, share)
-        lines = [f"{text} ({_source(entry)}; {_note(entry)})" for entry, text in theirs]
-        published += [
-            Row(name, [Cell(_source(e)), Cell(text), Cell(_note(e)), Cell(metric)], metric) for e, text in theirs
-        ]
+        lines = [f"{text}: {_source(entry)}" for entry, text in theirs]
+        if len(lines) > SHOWN:
+            lines[SHOWN:] = [f"and {len(lines) - SHOWN} more below"]
+        published += [Row(name, [Cell(text), Cell(_source(e)), Cell(_note(e))], metric) for e, text in theirs]
         cells = [
-            Cell(prompt_set.text()) if prompt_set is not None else Cell(why="no prompts"),
-            Cell(metric),
+            Cell(prompt_set.text(), _notes(row)) if prompt_set is not None else Cell(why="no prompts"),
+            Cell(metric.replace("_", " ")),
             estimate_cell(row.get("base"), share, why),
             estimate_cell(row.get("aligned"), share, why),
             *_paired(row, share),
-            Cell(lines[0], lines=lines[1:]) if lines else Cell(why="no published figure known"),
+            Cell(lines=lines) if lines else Cell(why="no published figure known"),
             Cell(protocol_label(row.get("protocol"))),
         ]
         rows.append(Row(name, cells, metric))
     columns = [
-        Column("Prompt set"),
-        Column("Metric"),
+        Column("Prompt set", words=True),
+        Column("Metric", words=True),
         Column("Base"),
         Column("Aligned"),
         Column("Difference", "aligned less base, same prompts and seeds"),
         Column("p", "paired test of no difference"),
-        Column("Published, by others' protocols", "figures of other papers, base → aligned; not measured here"),
-        Column("Our protocol", "name and the first digits of its hash"),
+        Column(
+            "Published, by others' protocols", "figures of other papers, base → aligned; not measured here", words=True
+        ),
+        Column("Our protocol", "name and the first digits of its hash", words=True),
     ]
     own = Table("Rows of the suite", "Row", columns, rows, "metric")
+    elsewhere = results.get("published_elsewhere")
+    for entry in elsewhere.items() if elsewhere is not None else ():
+        text = _published_text(entry, share=False)
+        published.append(
+            Row("No row of this suite", [Cell(text), Cell(_source(entry)), Cell(_note(entry))], "elsewhere")
+        )
     if not published:
         return own, None
-    heads = [Column("Source"), Column("Base → aligned"), Column("Their protocol"), Column("Metric")]
+    heads = [Column("Base → aligned"), Column("Source", words=True), Column("Their protocol", words=True)]
     return own, Table("Published figures, each under its own protocol", "Row", heads, published, "metric")
 
 
@@ -111,35 +132,32 @@ def _plots(results: Node) -> list[Block]:
         metric = row.need("metric").text()
         for side, kind in (("base", "base"), ("aligned", "merged")):
             if (node := row.get(side)) is not None:
-                by_metric.setdefault(metric, []).append((f"{row.need('row').text()}, {side}", kind, node))
+                by_metric.setdefault(metric, []).append((f"{title_of(row)}, {side}", kind, node))
     plots: list[Block] = []
     for metric, found in by_metric.items():
         share = is_share(metric)
         ends = axis([node.estimate() for _, _, node in found], share)
         marks = [mark(label, kind, node.estimate(), ends, share) for label, kind, node in found]
-        meaning = "base and aligned" + (" (in %)" if share else "")
-        plots.append(IntervalPlot(metric, meaning, marks, tick_marks(ends, share)))
+        meaning = "base and aligned" + (" (in %)" if share else "; the axis need not begin at 0")
+        plots.append(IntervalPlot(metric.replace("_", " ").capitalize(), meaning, marks, tick_marks(ends, share)))
     return plots
 
 
 def _verdict(results: Node, name: str) -> str:
-    """What was measured of the suite, and the first row that has two values, with its interval."""
+    """How many rows have figures, on how many rates the aligned model is lower, and the first of them."""
     rows = list(results.need("rows").items())
     full = [row for row in rows if row.get("base") is not None and row.get("aligned") is not None]
     said = f"{len(full)} of {len(rows)} rows of the suite {name} have figures for base and aligned"
+    empty = "" if len(full) == len(rows) else " The other rows say why they are empty."
     if not full:
-        only = sum(row.get("base") is not None or row.get("aligned") is not None for row in rows)
-        return f"{said}; {only} have one of the two. Why the others are empty stands in the table."
+        return f"{said}.{empty}"
     first = full[0]
     share = is_share(first.need("metric").text())
     before, after = first.need("base").estimate(), first.need("aligned").estimate()
-    interval = shown(after, share)[1]
-    figure = percent if share else plain
-    said += (
-        f"; {first.need('row').text()}: {figure(before['value'])} before, {figure(after['value'])} after"
-        f"{f' ({interval})' if interval else ''}"
-    )
-    return f"{said}{'.' if len(full) == len(rows) else '; the empty rows say why.'}"
+    text, interval = shown(after, share)
+    unit = " %" if share else ""
+    interval = f" (interval {interval.replace(' to ', f'{unit} to ')}{unit})" if interval else ""
+    return f"{said}; {title_of(first)}: {shown(before, share)[0]} before, {text} after{interval}.{empty}"
 
 
 def suite_part(path: Path) -> Part:
@@ -163,20 +181,23 @@ def suite_part(path: Path) -> Part:
         sections.append(Section("Intervals", plots))
     if heat := _heat(results):
         sections.append(Section("By category", [heat], "The darker a cell, the higher the rate."))
-    pairs = read_pairs(path.parent, harmless)
+    # The suite of a run's own dataset is an evaluation in a folder of its own.
+    places = (path.parent, path.parent / "evaluation")
+    pairs = next((shot for place in places if (shot := read_pairs(place, harmless)) is not None), None)
     if pairs is not None:
         text = "Left the base model, right the aligned one. The pairs are chosen by a hash of their ids."
         sections.append(Section("Before and after, same prompt and seed", [pairs], text))
     if published is not None:
         sections.append(Section("Published figures", [published]))
-    protocols = {row.need("row").text(): protocol_label(row.get("protocol")) for row in results.need("rows").items()}
+    protocols = {title_of(row): protocol_label(row.get("protocol")) for row in results.need("rows").items()}
     made_from = [] if provenance is None else _made_from(provenance)
-    sections.append(provenance_section(list(protocols.items()), made_from, provenance))
-    figures = []
+    stated = found.fields() if (found := results.get("protocols")) is not None else {}
+    sections.append(provenance_section(list(protocols.items()), made_from, provenance, stated))
+    figures: list[tuple[str, str]] = []
     for row in results.need("rows").items():
         if (aligned := row.get("aligned")) is not None and len(figures) < 3:
             text, interval = shown(aligned.estimate(), is_share(row.need("metric").text()))
-            figures.append((row.need("row").text(), text + (f" ({interval})" if interval else "")))
+            figures.append((title_of(row), text + (f" ({interval})" if interval else "")))
     return Part(f"suite-{name}", "Suite", name, _verdict(results, name), sections, harmless, (), figures)
 
 
@@ -189,7 +210,7 @@ def _heat(results: Node) -> Table | None:
         for category, sides in per_category.fields().items():
             for side, node in sides.fields().items():
                 if side in ("base", "aligned"):
-                    found.setdefault(f"{row.need('row').text()}, {side}", {})[category] = node
+                    found.setdefault(f"{title_of(row)}, {side}", {})[category] = node
     if not found:
         return None
     categories = sorted({category for cells in found.values() for category in cells})
