@@ -145,6 +145,8 @@ def read_node(path: Path) -> Node:
         if path.stat().st_size > MOST_BYTES:
             raise RecipeError(f"{path}: {path.stat().st_size:,} bytes, expected at most {MOST_BYTES:,}")
         return Node(path, "", json.loads(path.read_text("utf8"), parse_constant=refuse))
+    except RecipeError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         # Arrow's and json's own texts may hold a part of the file.
         said = error.strerror if isinstance(error, OSError) else type(error).__name__

@@ -170,7 +170,7 @@ def test_a_report_older_than_its_results_is_drawn_anew(runs: Path) -> None:
 
 def test_what_changes_below_the_folder_shows_at_once(runs: Path) -> None:
     web = client(runs)
-    assert len(links(web.get("/").text)) == 3 - 1 + links(web.get("/").text).count("x") or True
+    assert "later" not in web.get("/").text
     write_scaling(runs / "later")
     assert "later" in web.get("/").text
     shutil.rmtree(runs / "later")
@@ -222,7 +222,7 @@ def test_links_are_not_followed(runs: Path) -> None:
         path.symlink_to(runs.parent / path.name)
     index = web.get("/").text
     assert "picture.png" not in index and "a link" in index
-    one = next(link for link in links(index) if "study" not in index.split(link)[1][:40])
+    one = next(link for link in links(index) if index.split(f'{link}">')[1].startswith("one<"))
     assert web.get(one).status_code == 500
     assert web.get(one.replace("report.html", "picture.png")).status_code == 404
 
