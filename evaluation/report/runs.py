@@ -17,6 +17,8 @@ from recipes import RecipeError
 
 # Folders of a run that hold no further runs, and may hold very many files.
 INSIDE = {"dataset", "evaluation", "experts", "merged", "merges", "report", "review", "suites", "variants", "work"}
+# Folders of a run that a report reads.
+READ = {"evaluation", "examples", "experts", "suites"}
 DEEPEST = 8
 MOST_RUNS = 2_000
 MOST_BYTES = 200_000_000
@@ -110,9 +112,15 @@ def find_runs(root: Path) -> Iterator[Run]:
         yield Run(key, clean(root.resolve().name if name == "." else name), folder, results)
 
 
+def has_picture(root: Path, run: Run) -> bool:
+    """Whether a run has its before/after picture, as a plain file."""
+    path = run.folder / PICTURE
+    return path.is_file() and not holds_link(root, path)
+
+
 def show(root: Path, run: Run) -> Shown:
     """What the index says of a run."""
-    picture = read_plain(root, run.folder / PICTURE) is not None
+    picture = has_picture(root, run)
     try:
         # A link anywhere inside a run would make its report read what lies elsewhere.
         return Shown(run, readable_parts(root, run), "", picture)
@@ -127,9 +135,9 @@ def readable_parts(root: Path, run: Run) -> list[Part]:
         `RecipeError`: where one is.
     """
     for place, folders, files in os.walk(run.folder):
-        folders[:] = [name for name in folders if name in INSIDE or Path(place) != run.folder]
+        folders[:] = [name for name in folders if name in READ or Path(place) != run.folder]
         for name in [*folders, *files]:
             path = Path(place) / name
-            if path.is_symlink() and not name.endswith((".safetensors", ".parquet", ".sqlite")):
+            if path.is_symlink() and path.suffix != ".safetensors":
                 raise RecipeError(f"{path}: a link; a report is served of plain files only")
     return read_parts(run.folder)

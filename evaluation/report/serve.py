@@ -4,12 +4,13 @@ An address names a run by a key that the server made, never a file: what is not 
 report that stands on disk may be anyone's, so it is served in a sandbox without an origin and without network."""
 
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.report.build import PAGE, PICTURE
 from evaluation.report.page import policy, render, render_page
-from evaluation.report.runs import Run, Shown, find_runs, read_plain, readable_parts, show
+from evaluation.report.runs import Run, Shown, find_runs, has_picture, read_plain, readable_parts, show
 from recipes import RecipeError
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ class Runs:
             if key not in self._shown:
                 self._shown[key] = show(self.root, run)
             self._shown.move_to_end(key)
-            found.append(Shown(run, self._shown[key].parts, self._shown[key].wrong, self._shown[key].picture))
+            # A picture may come and go while the results stay.
+            found.append(replace(self._shown[key], run=run, picture=has_picture(self.root, run)))
         while len(self._shown) > max(KEPT, len(found)):
             self._shown.popitem(last=False)
         return sorted(found, key=lambda shown: (-shown.run.changed, shown.run.name))
