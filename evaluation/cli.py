@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from evaluation import report_cli
 from evaluation.drawing import WEIGHTS
-from evaluation.report import cli as report_cli
 from recipes import Recipe, RecipeError, load_recipe
 from recipes.options import Config, RunFolder, Set
 
