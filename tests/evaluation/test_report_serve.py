@@ -133,6 +133,18 @@ def test_examples_name_pictures_of_their_own_folder_only(made_up: Path, tmp_path
         write_report(tmp_path / "run")
 
 
+@pytest.mark.parametrize("content", [b"{", b'{"history": 7}', b"\xff"])
+def test_a_broken_training_history_is_named(made_up: Path, tmp_path: Path, content: bytes) -> None:
+    shutil.copytree(made_up / "evaluation", tmp_path / "evaluation")
+    path = tmp_path / "experts" / "hate" / "training.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b'[{"step": 1, "loss": NaN}, {"step": "x", "loss": 1}, {"step": 2, "loss": 0.5}]')
+    assert "Training of the experts" in write_report(tmp_path).read_text("utf8")
+    path.write_bytes(content)
+    with pytest.raises(RecipeError, match=r"hate.training\.json"):
+        write_report(tmp_path)
+
+
 def test_a_picture_that_is_none_is_named(made_up: Path, tmp_path: Path) -> None:
     shutil.copytree(made_up / "evaluation", tmp_path / "evaluation")
     picture = next((tmp_path / "evaluation" / "examples").iterdir())
