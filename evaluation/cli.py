@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 import evaluation.study.cli
+from evaluation import report_cli
 from evaluation.drawing import WEIGHTS
 from evaluation.suites import suite_cli
 from recipes import Recipe, RecipeError, load_recipe
@@ -38,9 +39,9 @@ def _given(options: list[str]) -> dict[str, Path | None]:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs `evaluate` and `study` to the command."""
+    """Add the verbs `evaluate`, `report` and `study`, and those of suites, to the command."""
     evaluation.study.cli.register(app)
-
+    report_cli.register(app)
     suite_cli.register(app)
 
     @app.command()

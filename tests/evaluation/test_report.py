@@ -19,7 +19,7 @@ from tests.made_up_run import write_dataset, write_results
 class Page(HTMLParser):
     """Collects tags and attributes, and that tags are closed in order."""
 
-    VOID = {"meta", "img", "line", "circle", "polyline", "br", "link", "i"}
+    VOID = {"meta", "img", "line", "circle", "polyline", "br", "link", "input", "rect", "path"}
 
     def __init__(self, text: str) -> None:
         super().__init__()

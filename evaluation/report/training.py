@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from recipes import RecipeError
+
 METRICS = {
     "loss": "Loss",
     "rewards/margins": "Reward margin",
@@ -14,15 +16,26 @@ METRICS = {
 
 
 def _history(path: Path) -> list[dict[str, Any]]:
-    """The logged metrics in a training.json: a list of records, or a mapping that holds one as `history`."""
-    value = json.loads(path.read_text("utf8"))
+    """The logged metrics in a training.json: a list of records, or a mapping that holds one as `history`.
+
+    A diverged run logs NaN, so that is read; a file that is no JSON raises a `RecipeError`."""
+    try:
+        value = json.loads(path.read_text("utf8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RecipeError(f"{path}: cannot be read as JSON ({type(error).__name__}); train again, or move it") from None
     records = value.get("history", []) if isinstance(value, dict) else value
-    return [record for record in records if isinstance(record, dict) and "step" in record]
+    if not isinstance(records, list):
+        raise RecipeError(f"{path}: history: found no list, expected the records that training logs")
+    return [record for record in records if isinstance(record, dict) and _is_number(record.get("step"))]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _points(history: list[dict[str, Any]], metric: str) -> list[tuple[float, float]]:
-    points = [(float(record["step"]), float(record[metric])) for record in history if record.get(metric) is not None]
-    return [(x, y) for x, y in points if math.isfinite(y)]
+    points = [(float(r["step"]), float(r[metric])) for r in history if _is_number(r.get(metric))]
+    return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
 
 
 def _short(value: float) -> str:
