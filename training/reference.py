@@ -59,9 +59,9 @@ class ReferenceCache:
 
     Kept for each pair and side: the errors of winner and loser, (K, 2) in fp32, if a loss compares with them, and, if
     an anchor needs it, the prediction on the winner, or on winner and loser, under the safe prompt, (K, 1 or 2,
-    *latent). For each picture of the prior: the prediction, (K, *latent). Predictions keep the type that they come in. Shards hold pairs of one category or
-    pictures of one `Picture.group`, so runs over the same pairs share them: experts their prior, and a joint tuning all
-    pairs.
+    *latent). For each picture of the prior: the prediction, (K, *latent). Predictions keep the type that they come in.
+    Shards hold pairs of one category or pictures of one `Picture.group`, so runs over the same pairs share them:
+    experts their prior, and a joint tuning all pairs.
 
     Args:
         folder (`Path`): of the shards.
@@ -106,7 +106,8 @@ class ReferenceCache:
 
         Returns:
             `dict[str, torch.Tensor]`: `ref_errors` (2 * winners,), winners before losers, if they are compared with;
-            `ref_anchor` (winners or 2 * winners, *latent) if there are anchors; `ref_prior` (pictures, *latent) if there are pictures.
+            `ref_anchor` (winners or 2 * winners, *latent) if there are anchors; `ref_prior` (pictures, *latent) if there
+            are pictures.
         """
         keys = [(self._pair_key(pair, side), draw) for pair, side, draw in seen]
         found: dict[str, Tensor] = {}
