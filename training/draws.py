@@ -76,9 +76,10 @@ class BatchMaker:
     `conditioning`, and, when latents are sampled, `posterior_noise`. `weights` (winners,) are the shares of the two
     terms. Winner and loser of a pair have the same prompt, noise and timestep. `anchor_conditioning`, for the winners
     or for winners and losers, is there when the anchor's target is the reference's prediction under the safe prompt;
-    `gaps` (winners,), the judges' safety gaps, when the preference term has a margin. `ref_errors`, `ref_anchor` and `ref_prior` are there
-    when `reference` is set: what it has stored for these draws. When `tokenize` is set, for text encoders that run in
-    the step, `tokens` are those of each distinct prompt, and `conditioning` also holds `prompt` (rows,): which of them.
+    `gaps` (winners,), the judges' safety gaps, when the preference term has a margin. `ref_errors`, `ref_anchor`
+    and `ref_prior` are there when `reference` is set: what it has stored for these draws. When `tokenize` is set, for
+    text encoders that run in the step, `tokens` are those of each distinct prompt, and `conditioning` also holds
+    `prompt` (rows,): which of them.
 
     Args:
         pairs (`Sequence[Pair]`): to train on.

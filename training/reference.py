@@ -106,8 +106,8 @@ class ReferenceCache:
 
         Returns:
             `dict[str, torch.Tensor]`: `ref_errors` (2 * winners,), winners before losers, if they are compared with;
-            `ref_anchor` (winners or 2 * winners, *latent) if there are anchors; `ref_prior` (pictures, *latent) if there
-            are pictures.
+            `ref_anchor` (winners or 2 * winners, *latent) if there are anchors; `ref_prior` (pictures, *latent) if
+            there are pictures.
         """
         keys = [(self._pair_key(pair, side), draw) for pair, side, draw in seen]
         found: dict[str, Tensor] = {}
