@@ -1,7 +1,8 @@
 """From the experts' folders to one adapter folder per merge, with its provenance.
 
-The arithmetic of a layer is in `training.comerge`, `training.least_squares`, `training.low_rank` and, for peft's own
-methods, in `training.peft_merges`; what it needs to know of the data comes from `training.calibration`."""
+The arithmetic of a layer is in `training.comerge`, `training.least_squares`, `training.constrained`,
+`training.subspace`, `training.low_rank` and, for peft's own methods, in `training.peft_merges`; what it needs to know
+of the data comes from `training.calibration`."""
 
 import dataclasses
 import hashlib
@@ -31,6 +32,7 @@ from training.adapters import (
 )
 from training.calibration import Calibration, adapted_networks, base_forward, calibrate
 from training.calibration_samples import choose_samples, train_files
+from training.constrained import constrained
 from training.denoisers import denoiser_for
 from training.expert import Base
 from training.joint_tuning import tune_jointly
@@ -42,11 +44,12 @@ from training.subspace import subspace
 
 PROVENANCE = "coprov2.json"
 _CALIBRATED = ("inputs", "weighted_svd", "calibration_prompts", "calibration_timesteps", "calibration_latents")
-_SILENCING = ("safe_weight", "empty_share", "ridge", "category_weight", "restore")
+_SILENCING = ("safe_weight", "empty_share", "ridge", "category_weight")
 _OPTIONS: dict[str, tuple[str, ...]] = {
     "comerge": ("unit", "score", "selection", "top_n", "score_prompts", "safe_weight", "empty_share", *_CALIBRATED),
-    "least_squares": (*_SILENCING, *_CALIBRATED),
-    "subspace": (*_SILENCING, "others_weight", "sharpness", *_CALIBRATED),
+    "least_squares": (*_SILENCING, "restore", *_CALIBRATED),
+    "constrained": (*_SILENCING, *_CALIBRATED),
+    "subspace": (*_SILENCING, "restore", "others_weight", "sharpness", *_CALIBRATED),
     "sum": (),
     **{method: ("density",) if prunes(method) else () for method in PEFT_METHODS},
 }
@@ -281,12 +284,17 @@ def _merge_layer(layer: str, products: dict[str, Factors], config: MergeConfig, 
         "safe_weight": config.safe_weight,
         "ridge": config.ridge,
         "category_weight": config.category_weight,
-        "restore": config.restore,
     }
     if config.method == "least_squares":
-        merged, total = least_squares(listed, grams, safe, **silencing)
+        merged, total = least_squares(listed, grams, safe, restore=config.restore, **silencing)  # type: ignore[arg-type]
+    elif config.method == "constrained":
+        merged, total = constrained(listed, grams, safe, **silencing)
     elif config.method == "subspace":
-        filters: dict[str, Any] = {"others_weight": config.others_weight, "sharpness": config.sharpness}
+        filters: dict[str, Any] = {
+            "restore": config.restore,
+            "others_weight": config.others_weight,
+            "sharpness": config.sharpness,
+        }
         merged, total = subspace(listed, grams, safe, **silencing, **filters)
     else:
         unit: Any = config.unit

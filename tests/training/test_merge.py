@@ -78,7 +78,7 @@ def test_merged_folder_in_stock_diffusers_adds_the_merged_updates(tmp_path, worl
         assert not torch.allclose(plain_b, load_lora(experts_in(world)["violence"]).folded()[layer][1])
 
 
-@pytest.mark.parametrize("method", ["comerge", "least_squares", "subspace", "sum"])
+@pytest.mark.parametrize("method", ["comerge", "least_squares", "constrained", "subspace", "sum"])
 def test_a_merge_of_one_expert_is_that_expert(tmp_path, world, tiny_pipeline, method):
     one = {"violence": world / "experts" / "violence"}
     # Least squares has nothing to shrink towards when safe inputs weigh nothing.
@@ -267,7 +267,7 @@ def test_gain_scales_and_rank_truncates(world, method):
         assert less[layer][0].shape[0] == 2
 
 
-@pytest.mark.parametrize("method", ["comerge", "least_squares", "subspace"])
+@pytest.mark.parametrize("method", ["comerge", "least_squares", "constrained", "subspace"])
 def test_weighted_truncation_keeps_calibration_outputs_better_with_rank(tmp_path, world, method):
     entries = [f"{method}:rank={rank}" for rank in (1, 3, 6)]
     recipe = recipe_for(world, method=method, compare=entries)
