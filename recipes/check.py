@@ -11,7 +11,7 @@ from recipes.recipe import Recipe
 
 Rule = tuple[Callable[[Any], bool], str]
 MERGE_METHODS = (
-    *("comerge", "least_squares", "subspace", "best", "sum"),
+    *("comerge", "least_squares", "constrained", "subspace", "best", "sum"),
     # peft's.
     *("linear", "cat", "svd", "ties", "ties_svd", "dare_linear", "dare_linear_svd", "dare_ties", "dare_ties_svd"),
     *("magnitude_prune", "magnitude_prune_svd"),

@@ -360,9 +360,9 @@ class MergeConfig:
     """Parameters that control the merge of the experts.
 
     Args:
-        method (`str`, *optional*, defaults to `"comerge"`): comerge, least_squares, subspace, sum (of the experts),
-            best (the one that `training/merge.py` names), or one of peft's: linear, cat, svd, ties, dare_linear,
-            dare_ties, magnitude_prune, the last four also with `_svd` behind the name.
+        method (`str`, *optional*, defaults to `"comerge"`): comerge, least_squares, constrained, subspace, sum (of
+            the experts), best (the one that `training/merge.py` names), or one of peft's: linear, cat, svd, ties,
+            dare_linear, dare_ties, magnitude_prune, the last four also with `_svd` behind the name.
         compare (`list[str]`): further merges, evaluated beside it: a method, or `method:field=value,field=value` for
             other options than this section's. `gain` is tuned to a method, so a compared one starts at 1; its
             `tune_steps` start at 0.
@@ -375,16 +375,17 @@ class MergeConfig:
             top_n (`int`): see `training/comerge.py`.
         score_prompts (`list[str]`): sides of the pairs on which Co-Merge counts: unsafe, safe.
         density (`float`, *optional*, defaults to 0.3): share of values that ties, dare_* and magnitude_prune keep.
-        safe_weight (`float`, *optional*, defaults to 6.0): weight of safe inputs in least_squares and subspace, at
-            least 0.
+        safe_weight (`float`, *optional*, defaults to 6.0): weight of safe inputs in least_squares, constrained and
+            subspace, at least 0.
         empty_share (`float`, *optional*, defaults to 0.2): share of the empty prompt in the safe inputs, 0 to 1; the
             unconditional branch of guidance is drawn with it in every picture.
         others_weight (`float`, *optional*, defaults to 1.0): weight of the other categories' inputs in subspace, at
             least 0. sharpness (`float`, *optional*, defaults to 2.0): how abruptly it chooses directions, above 0.
-        ridge (`float`, *optional*, defaults to 1e-4): of both, relative to their matrix's mean diagonal.
+        ridge (`float`, *optional*, defaults to 1e-4): of all three, relative to their matrix's mean diagonal.
         category_weight (`str`, *optional*, defaults to `"energy"`): equal, trace or energy: what evens out the
-            categories in both. restore (`str`, *optional*, defaults to `"category"`): none, all or category: how
-            their shrinkage is undone. See `training/least_squares.py` and `training/subspace.py`.
+            categories in all three. restore (`str`, *optional*, defaults to `"category"`): none, all or category: how
+            the shrinkage of least_squares and subspace is undone. See `training/least_squares.py`,
+            `training/constrained.py` and `training/subspace.py`.
         inputs (`str`, *optional*, defaults to `"base"`): the layers' inputs come from one pass of the base model, or
             for each expert from its `own`.
         calibration_prompts (`int`, *optional*, defaults to 56): pairs a category at most.

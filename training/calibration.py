@@ -5,11 +5,11 @@ not grow with the number of prompts. What is done with the sums is left to `trai
 `training.least_squares`."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,15 @@ from training.adapters import Adapter, in_text_encoder
 from training.calibration_samples import EMPTY, SIDES, Sample
 from training.comerge import Statistics, Unit, WeightSums, activations, input_sizes
 from training.denoisers import Denoiser
-from training.low_rank import Factors
+from training.low_rank import Factors, stack
 
 INPUTS = ("base", "own")
 BATCH_SIZE = 16
+
+Second = Literal["grams", "projected"]
+"""Second moments of a layer's inputs x: of all of them, `E[x x^T]` (in, in), or of what the stacked experts make of
+them, `E[(A x) (A x)^T] = A G A^T` (R, R) with `A = [A_1; ..; A_K]`, which is all that a truncation of them reads."""
+SECONDS: tuple[Second, ...] = get_args(Second)
 
 Experts = Mapping[str, Mapping[str, Factors]]
 """category -> layer -> `(A, B)`."""
@@ -37,24 +42,34 @@ class Calibration:
         statistics (`dict[str, Statistics | WeightSums]`): layer -> Co-Merge statistics, experts in the order of their
             names; for single weights on the base model's inputs what they follow from.
         grams (`dict[str, dict[str, torch.Tensor]]`): layer -> group (see `Sample.group`) -> `E[x x^T]` over tokens and
-            inputs, (in, in) in float64. Layers that are fed the same tensor share the matrices.
+            inputs, (in, in) in float64. Layers that are fed the same tensor share the matrices. Empty where they were
+            not asked for: at the widths of Stable Diffusion they are gigabytes.
+        projected (`dict[str, dict[str, torch.Tensor]]`): the same of `A x`, (R, R) in float64, A the experts' stacked
+            in the order of their names. Empty where they were not asked for.
     """
 
     statistics: dict[str, Statistics | WeightSums]
-    grams: dict[str, dict[str, Tensor]]
+    grams: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    projected: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+    def has(self, seconds: Collection[Second]) -> bool:
+        """Whether the second moments of these kinds were collected."""
+        return all(getattr(self, kind) for kind in seconds)
 
     def scores(self, layer: str, products: Sequence[Factors]) -> Statistics:
         """Co-Merge statistics of a layer whose experts, in the order of their names, are `products`."""
         found = self.statistics[layer]
         return found.statistics(products) if isinstance(found, WeightSums) else found
 
-    def category_grams(self, layer: str, categories: Sequence[str]) -> list[Tensor]:
-        """`G_k` of each category, in their order."""
-        return [self.grams[layer][f"unsafe/{category}"] for category in categories]
+    def category_grams(self, layer: str, categories: Sequence[str], kind: Second = "grams") -> list[Tensor]:
+        """`G_k` of each category, in their order, or its projection."""
+        groups: dict[str, Tensor] = getattr(self, kind)[layer]
+        return [groups[f"unsafe/{category}"] for category in categories]
 
-    def safe_gram(self, layer: str, empty_share: float) -> Tensor:
-        """`G_safe`: safe prompts of all categories, of which the empty prompt stands for `empty_share` (0 to 1)."""
-        groups = self.grams[layer]
+    def safe_gram(self, layer: str, empty_share: float, kind: Second = "grams") -> Tensor:
+        """`G_safe`, or its projection: safe prompts of all categories, of which the empty prompt stands for
+        `empty_share` (0 to 1)."""
+        groups: dict[str, Tensor] = getattr(self, kind)[layer]
         return (1 - empty_share) * groups["safe"] + empty_share * groups[EMPTY]
 
 
@@ -162,11 +177,12 @@ def _hooked(unet: nn.Module, experts: Experts) -> Iterator[_Layers]:
         layers.remove()
 
 
-class _GramSums:
-    """Running sums of `x x^T` by group, one per distinct input tensor."""
+class GramSums:
+    """Running sums of `x x^T` by group, one per distinct input tensor, or with `projections`, matrices (R, in) by
+    layer, of `P x x^T P^T`, one per layer."""
 
-    def __init__(self, layers: Sequence[str]) -> None:
-        self._layers = layers
+    def __init__(self, layers: Sequence[str], projections: Mapping[str, Tensor] | None = None) -> None:
+        self._layers, self._projections = layers, projections
         self._source: dict[str, str] = {}
         self._sums: dict[str, dict[str, Tensor]] = {}
         self._tokens: dict[str, dict[str, int]] = {}
@@ -176,16 +192,20 @@ class _GramSums:
             # Queries, keys and values of self-attention share one tensor, and all cross-attention layers the prompt's.
             first: dict[int, str] = {}
             self._source = {layer: first.setdefault(id(inputs[layer]), layer) for layer in self._layers}
+            if self._projections is not None:
+                self._source = {layer: layer for layer in self._layers}
         for layer in dict.fromkeys(self._source.values()):
             x = inputs[layer].double().flatten(0, -2)
+            if self._projections is not None:
+                x = x @ self._projections[layer].T
             sums, tokens = self._sums.setdefault(layer, {}), self._tokens.setdefault(layer, {})
             sums[group] = sums[group] + x.T @ x if group in sums else x.T @ x
             tokens[group] = tokens.get(group, 0) + len(x)
 
     def means(self) -> dict[str, dict[str, Tensor]]:
-        """layer -> group -> (in, in), on the CPU."""
+        """layer -> group -> (in, in), or (R, R), on the CPU. The sums become the means: there is no room for both."""
         means = {
-            source: {group: (total / self._tokens[source][group]).cpu() for group, total in sums.items()}
+            source: {group: total.div_(self._tokens[source][group]).cpu() for group, total in sums.items()}
             for source, sums in self._sums.items()
         }
         return {layer: means[source] for layer, source in self._source.items()}
@@ -198,6 +218,7 @@ def calibrate(
     samples: Sequence[Sample],
     config: MergeConfig,
     batch_size: int = BATCH_SIZE,
+    seconds: Collection[Second] = SECONDS[:1],
 ) -> Calibration:
     """Run the calibration samples through the model and sum up what its adapted layers see.
 
@@ -213,6 +234,8 @@ def calibrate(
         config (`MergeConfig`): reads inputs, unit, score_prompts (the sides on which Co-Merge counts) and
             calibration_timesteps.
         batch_size (`int`, *optional*, defaults to 16): samples of one group in a pass.
+        seconds (`Collection[str]`, *optional*, defaults to `("grams",)`): which second moments to collect: grams,
+            projected (of `experts`), both or none. The others stay empty.
 
     Raises:
         `RecipeError`: wrong options, or layers that the model does not have.
@@ -227,7 +250,7 @@ def calibrate(
     experts = {name: _moved(experts[name], unet) for name in sorted(experts)}
     statistics: dict[str, Any] = {}
     with _hooked(unet, experts) as layers, torch.no_grad():
-        grams = _GramSums(layers.names)
+        sums = {kind: GramSums(layers.names, _stacked(experts) if kind == "projected" else None) for kind in seconds}
         work = _batches(samples, calibration_timesteps(layers.names, config), batch_size)
         total = sum(len(batch) for _, batch, _ in work)
         with tqdm(total=total, desc="calibrate", unit="input") as progress:
@@ -240,7 +263,8 @@ def calibrate(
                     layers.active = active
                     forward(batch, timestep)
                     if active == owner:
-                        grams.add(group, layers.seen)
+                        for kept in sums.values():
+                            kept.add(group, layers.seen)
                     if scored and (config.inputs == "base" or active is not None):
                         for layer, x in layers.seen.items():
                             judged = experts if active is None else [active]
@@ -261,7 +285,8 @@ def calibrate(
                         portion = Statistics.of_weights(listed, torch.stack(values))
                     statistics[layer] = statistics[layer] + portion if layer in statistics else portion
                 progress.update(len(batch))
-        return Calibration({layer: _on_cpu(statistics[layer]) for layer in layers.names}, grams.means())
+        means = {kind: kept.means() for kind, kept in sums.items()}
+        return Calibration({layer: _on_cpu(statistics[layer]) for layer in layers.names}, **means)
 
 
 def calibration_timesteps(layers: Sequence[str], config: MergeConfig) -> list[int]:
@@ -282,6 +307,12 @@ def _batches(samples: Sequence[Sample], timesteps: Sequence[int], size: int) -> 
 def _moved(layers: Mapping[str, Factors], unet: nn.Module) -> dict[str, Factors]:
     device = next(unet.parameters()).device
     return {layer: (a.float().to(device), b.float().to(device)) for layer, (a, b) in layers.items()}
+
+
+def _stacked(experts: Experts) -> dict[str, Tensor]:
+    """layer -> the experts' A, one below the other, (R, in) in float64."""
+    one = next(iter(experts.values()))
+    return {layer: stack([layers[layer] for layers in experts.values()])[0].double() for layer in one}
 
 
 def _on_cpu(statistics: Statistics | WeightSums) -> Statistics | WeightSums:

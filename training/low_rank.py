@@ -39,7 +39,9 @@ def pad(factors: Factors, rank: int) -> Factors:
     return torch.cat([a, a.new_zeros(missing, a.shape[1])]), torch.cat([b, b.new_zeros(b.shape[0], missing)], dim=1)
 
 
-def truncate(factors: Factors, rank: int | None, gram: Tensor | None = None) -> Factors:
+def truncate(
+    factors: Factors, rank: int | None, gram: Tensor | None = None, projected: Tensor | None = None
+) -> Factors:
     """The best approximation of `B A` whose rank is at most `rank`.
 
     Without `gram` the error is `|B A - M|` in the Frobenius norm: the SVD of the product. With the Gram matrix
@@ -56,6 +58,7 @@ def truncate(factors: Factors, rank: int | None, gram: Tensor | None = None) -> 
         rank (`int`, *optional*): at least 1. None, or a rank that the product cannot exceed, returns `factors`
             untouched.
         gram (`torch.Tensor`, *optional*): (in, in), symmetric and positive semi-definite.
+        projected (`torch.Tensor`, *optional*): `A G A^T` (R, R) in place of `gram`, which nothing else is read of.
 
     Returns:
         `Factors`: at most `rank` components, strongest first, with norms shared evenly between A and B, in the dtype of
@@ -65,21 +68,25 @@ def truncate(factors: Factors, rank: int | None, gram: Tensor | None = None) -> 
         raise ValueError(f"rank is {rank}; a LoRA needs a rank of at least 1")
     if rank is None or rank >= factors[0].shape[0]:
         return factors
-    return principal(factors, rank, gram)
+    return principal(factors, rank, gram, projected)
 
 
-def principal(factors: Factors, rank: int | None = None, gram: Tensor | None = None) -> Factors:
+def principal(
+    factors: Factors, rank: int | None = None, gram: Tensor | None = None, projected: Tensor | None = None
+) -> Factors:
     """`truncate`, but with the components always turned into singular directions, strongest first: a form of the
     product that does not depend on how its factors were written. `rank` None keeps all components."""
     a, b = factors
     a64, b64 = a.double(), b.double()
     q_b, r_b = torch.linalg.qr(b64)
-    if gram is None:
+    if gram is not None:
+        projected = a64 @ gram.double() @ a64.T
+    if projected is None:
         _, r_a = torch.linalg.qr(a64.T)
         core = r_b @ r_a.T
     else:
         # B A G^(1/2) and B (A G A^T)^(1/2) have the same left vectors and singular values; the second root is small.
-        core = r_b @ square_root(a64 @ gram.double() @ a64.T)
+        core = r_b @ square_root(projected)
     left, _, _ = torch.linalg.svd(core, full_matrices=False)
     return _balanced(q_b @ left[:, :rank], a64, b64, a.dtype)
 

@@ -1,13 +1,14 @@
 """From the experts' folders to one adapter folder per merge, with its provenance.
 
-The arithmetic of a layer is in `training.comerge`, `training.least_squares`, `training.low_rank` and, for peft's own
-methods, in `training.peft_merges`; what it needs to know of the data comes from `training.calibration`."""
+The arithmetic of a layer is in `training.comerge`, `training.least_squares`, `training.constrained`,
+`training.subspace`, `training.low_rank` and, for peft's own methods, in `training.peft_merges`; what it needs to know
+of the data comes from `training.calibration`."""
 
 import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 from pathlib import Path
@@ -29,8 +30,9 @@ from training.adapters import (
     write_atomically,
     write_layers,
 )
-from training.calibration import Calibration, adapted_networks, base_forward, calibrate
+from training.calibration import Calibration, Second, adapted_networks, base_forward, calibrate
 from training.calibration_samples import choose_samples, train_files
+from training.constrained import constrained
 from training.denoisers import denoiser_for
 from training.expert import Base
 from training.joint_tuning import tune_jointly
@@ -42,11 +44,12 @@ from training.subspace import subspace
 
 PROVENANCE = "coprov2.json"
 _CALIBRATED = ("inputs", "weighted_svd", "calibration_prompts", "calibration_timesteps", "calibration_latents")
-_SILENCING = ("safe_weight", "empty_share", "ridge", "category_weight", "restore")
+_SILENCING = ("safe_weight", "empty_share", "ridge", "category_weight")
 _OPTIONS: dict[str, tuple[str, ...]] = {
     "comerge": ("unit", "score", "selection", "top_n", "score_prompts", "safe_weight", "empty_share", *_CALIBRATED),
-    "least_squares": (*_SILENCING, *_CALIBRATED),
-    "subspace": (*_SILENCING, "others_weight", "sharpness", *_CALIBRATED),
+    "least_squares": (*_SILENCING, "restore", *_CALIBRATED),
+    "constrained": (*_SILENCING, *_CALIBRATED),
+    "subspace": (*_SILENCING, "restore", "others_weight", "sharpness", *_CALIBRATED),
     "sum": (),
     **{method: ("density",) if prunes(method) else () for method in PEFT_METHODS},
 }
@@ -113,7 +116,7 @@ def merge_experts(
         return Base(recipe, read_split(dataset, "train", out / "work" / "cache" / "datasets"), out)
 
     shared = shared or Shared({}, base, nullcontext)
-    calibrations = _Calibrations(recipe, adapters, dataset, shared)
+    calibrations = _Calibrations(recipe, adapters, dataset, shared, plans.values())
 
     folders = {}
     for name, config in plans.items():
@@ -275,36 +278,97 @@ def is_done(folder: Path, fingerprint: str) -> bool:
 def _merge_layer(layer: str, products: dict[str, Factors], config: MergeConfig, known: Calibration | None) -> Factors:
     if known is None:
         return truncate(stack(list(products.values())), config.rank)
-    grams, safe = known.category_grams(layer, list(products)), known.safe_gram(layer, config.empty_share)
     listed = list(products.values())
+    if config.method == "comerge":
+        unit: Any = config.unit
+        masks = comerge.masks(known.scores(layer, listed), config.score, config.selection, config.top_n)  # type: ignore[arg-type]
+        merged = comerge.merge(comerge.prepare(listed, unit), masks, unit)
+        kinds = second_moments(config, len(merged[0]))
+        if not kinds:
+            return truncate(merged, config.rank)
+        (kind,) = kinds
+        seen, safe = known.category_grams(layer, list(products), kind), known.safe_gram(layer, config.empty_share, kind)
+        total = total_gram(seen, safe, config.safe_weight, [1.0] * len(seen))
+        return truncate(merged, config.rank, *((total, None) if kind == "grams" else (None, total)))
+    grams, safe = known.category_grams(layer, list(products)), known.safe_gram(layer, config.empty_share)
     silencing: dict[str, Any] = {
         "safe_weight": config.safe_weight,
         "ridge": config.ridge,
         "category_weight": config.category_weight,
-        "restore": config.restore,
     }
     if config.method == "least_squares":
-        merged, total = least_squares(listed, grams, safe, **silencing)
-    elif config.method == "subspace":
-        filters: dict[str, Any] = {"others_weight": config.others_weight, "sharpness": config.sharpness}
-        merged, total = subspace(listed, grams, safe, **silencing, **filters)
+        merged, total = least_squares(listed, grams, safe, restore=config.restore, **silencing)  # type: ignore[arg-type]
+    elif config.method == "constrained":
+        merged, total = constrained(listed, grams, safe, **silencing)
     else:
-        unit: Any = config.unit
-        masks = comerge.masks(known.scores(layer, listed), config.score, config.selection, config.top_n)  # type: ignore[arg-type]
-        merged = comerge.merge(comerge.prepare(listed, unit), masks, unit)
-        total = total_gram(grams, safe, config.safe_weight, [1.0] * len(grams))
+        filters: dict[str, Any] = {
+            "restore": config.restore,
+            "others_weight": config.others_weight,
+            "sharpness": config.sharpness,
+        }
+        merged, total = subspace(listed, grams, safe, **silencing, **filters)
     return truncate(merged, config.rank, total if config.weighted_svd else None)
 
 
-class _Calibrations:
-    """Collects calibrations when they are asked for; merges with the same calibration options share one."""
+def second_moments(config: MergeConfig, rank: int) -> tuple[Second, ...]:
+    """Which second moments of the inputs a merge reads, in layers whose merge has at most `rank` components.
 
-    def __init__(self, recipe: Recipe, adapters: Mapping[str, Adapter], dataset: Path, shared: Shared) -> None:
-        self._recipe, self._adapters, self._dataset = recipe, adapters, dataset
+    Co-Merge itself reads none; its truncation reads what the stacked experts make of the inputs, or, where it leaves
+    nothing low-rank, all of them. What is read does not depend on what else was collected, so neither does the result.
+    """
+    if not _calibrates(config.method):
+        return ()
+    if config.method != "comerge":
+        return ("grams",)
+    if not config.weighted_svd or config.rank is None or config.rank >= rank:
+        return ()
+    return ("grams",) if config.unit == "weight" else ("projected",)
+
+
+def _highest_rank(adapters: Mapping[str, Adapter], unit: str) -> int:
+    """The most components that a layer of the merge has before it is truncated."""
+    layers = [
+        [adapter.layers[layer] for adapter in adapters.values()] for layer in next(iter(adapters.values())).layers
+    ]
+    if unit == "weight":
+        return max(min(a.shape[1], b.shape[0]) for (a, b), *_ in layers)
+    ranks = [[len(a) for a, _ in experts] for experts in layers]
+    return max(len(listed) * max(listed) if unit == "rank" else sum(listed) for listed in ranks)
+
+
+class _Calibrations:
+    """Collects calibrations when they are asked for; merges with the same calibration options share one, with all that
+    one of them reads."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        adapters: Mapping[str, Adapter],
+        dataset: Path,
+        shared: Shared,
+        plans: Collection[MergeConfig],
+    ) -> None:
+        self._recipe, self._adapters, self._dataset, self._plans = recipe, adapters, dataset, plans
         self._collected, self._phase = shared.calibrations, shared.phase
         self._provenance: dict[bool, dict[str, Any]] = {}
+        self._highest_rank = cache(partial(_highest_rank, adapters))
 
     def collect(self, config: MergeConfig) -> Calibration:
+        key = self._key(config)
+        known = self._collected.get(key)
+        if known is None or not known.has(self._seconds(config)):
+            alike = [plan for plan in self._plans if _calibrates(plan.method) and self._key(plan) == key]
+            seconds = {kind for plan in (config, *alike) for kind in self._seconds(plan)}
+            missing = sorted(kind for kind in seconds if known is None or not known.has([kind]))
+            with self._phase("calibrate"):
+                found = self._collect(config, missing)
+            if known is not None:
+                found.grams, found.projected = found.grams or known.grams, found.projected or known.projected
+            self._collected[key] = found
+        return self._collected[key]
+
+    @staticmethod
+    def _key(config: MergeConfig) -> str:
         fields = (
             "inputs",
             "unit",
@@ -313,13 +377,12 @@ class _Calibrations:
             "calibration_timesteps",
             "calibration_latents",
         )
-        key = json.dumps([getattr(config, field) for field in fields])
-        if key not in self._collected:
-            with self._phase("calibrate"):
-                self._collected[key] = self._collect(config)
-        return self._collected[key]
+        return json.dumps([getattr(config, field) for field in fields])
 
-    def _collect(self, config: MergeConfig) -> Calibration:
+    def _seconds(self, config: MergeConfig) -> tuple[Second, ...]:
+        return second_moments(config, self._highest_rank(config.unit))
+
+    def _collect(self, config: MergeConfig, seconds: Collection[Second]) -> Calibration:
         from dataset_builder.models import load_pipeline
 
         recipe = self._recipe
@@ -333,6 +396,7 @@ class _Calibrations:
             experts_of(self._adapters, config.unit),
             samples,
             config,
+            seconds=seconds,
         )
 
     def provenance(self, config: MergeConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from recipes import MergeConfig, RecipeError
 from tests.training.merge_world import CATEGORIES, LAYERS, factors, write_dataset
 from tests.training.test_comerge import brute_force
 from training import comerge
-from training.calibration import base_forward, calibrate
+from training.calibration import SECONDS, base_forward, calibrate
 from training.calibration_samples import Sample, choose_samples
 from training.comerge import Statistics, activations
 from training.denoisers import denoiser_for
@@ -107,6 +107,36 @@ def test_layers_fed_one_tensor_share_its_gram():
     grams = run_toy(MergeConfig(), 4).grams
     assert grams["third"] is grams["first"]
     assert grams["second"] is not grams["first"]
+
+
+@pytest.mark.parametrize("inputs", ["base", "own"])
+@pytest.mark.parametrize("unit", ["row", "rank"])
+def test_projected_moments_are_those_of_what_the_stacked_experts_answer(inputs, unit):
+    experts = toy_experts()
+    for layer in TOY_LAYERS:
+        prepared = comerge.prepare([experts[category][layer] for category in CATEGORIES], unit)
+        for category, product in zip(CATEGORIES, prepared, strict=True):
+            experts[category][layer] = product
+
+    def run(*seconds):
+        toy = Toy()
+
+        def forward(batch, timestep):
+            toy(torch.stack([toy_input(sample, timestep) for sample in batch]))
+
+        config = MergeConfig(inputs=inputs, unit=unit)
+        return calibrate(toy, forward, experts, toy_samples(), config, 4, seconds)
+
+    both, alone, full_grams, none = run(*SECONDS), run("projected"), run("grams"), run()
+    assert both.has(SECONDS) and not alone.has(["grams"]) and none.has([])
+    assert not (alone.grams or full_grams.projected or none.grams or none.projected)
+    for layer in TOY_LAYERS:
+        a = torch.cat([experts[category][layer][0] for category in CATEGORIES]).double()
+        assert torch.equal(none.statistics[layer].wins, both.statistics[layer].wins)
+        for group, value in both.projected[layer].items():
+            torch.testing.assert_close(value, a @ both.grams[layer][group] @ a.T)
+            assert torch.equal(value, alone.projected[layer][group])
+            assert torch.equal(both.grams[layer][group], full_grams.grams[layer][group])
 
 
 def test_the_model_is_left_as_it_was():

@@ -193,6 +193,15 @@ def test_truncation_through_qr_equals_the_full_svd(rank, weighted):
     assert math.isclose(float(lost), float(s[rank:].norm()), rel_tol=1e-4)
 
 
+def test_truncation_reads_nothing_of_the_gram_but_its_projection():
+    a, b = stack(experts(4, inputs=12, outputs=9))
+    x = torch.randn(40, 12, dtype=torch.float64)
+    gram = x.T @ x
+    projected = a.double() @ gram @ a.double().T
+    for one, other in zip(truncate((a, b), 3, gram), truncate((a, b), 3, projected=projected), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_truncation_may_meet_a_singular_gram():
     product = stack(experts(4, inputs=12, outputs=9))
     x = torch.randn(3, 12, dtype=torch.float64)

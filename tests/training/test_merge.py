@@ -2,6 +2,7 @@
 
 import copy
 import json
+from contextlib import nullcontext
 from itertools import pairwise
 
 import pytest
@@ -16,10 +17,11 @@ from recipes.check import MERGE_METHODS
 from tests.training.merge_world import CATEGORIES, LAYERS, factors, write_dataset, write_experts
 from training import merge_cli
 from training.adapters import WEIGHTS_NAME, Adapter, load_lora, write_adapter
+from training.calibration import calibrate
 from training.calibration_samples import choose_samples
 from training.denoisers import denoiser_for
 from training.low_rank import full
-from training.merge import BEST_METHOD, merge_experts, merge_layers, planned_merges
+from training.merge import BEST_METHOD, Shared, merge_experts, merge_layers, planned_merges
 from training.peft_merges import PEFT_METHODS, is_random, peft_merge
 
 
@@ -78,7 +80,7 @@ def test_merged_folder_in_stock_diffusers_adds_the_merged_updates(tmp_path, worl
         assert not torch.allclose(plain_b, load_lora(experts_in(world)["violence"]).folded()[layer][1])
 
 
-@pytest.mark.parametrize("method", ["comerge", "least_squares", "subspace", "sum"])
+@pytest.mark.parametrize("method", ["comerge", "least_squares", "constrained", "subspace", "sum"])
 def test_a_merge_of_one_expert_is_that_expert(tmp_path, world, tiny_pipeline, method):
     one = {"violence": world / "experts" / "violence"}
     # Least squares has nothing to shrink towards when safe inputs weigh nothing.
@@ -267,7 +269,7 @@ def test_gain_scales_and_rank_truncates(world, method):
         assert less[layer][0].shape[0] == 2
 
 
-@pytest.mark.parametrize("method", ["comerge", "least_squares", "subspace"])
+@pytest.mark.parametrize("method", ["comerge", "least_squares", "constrained", "subspace"])
 def test_weighted_truncation_keeps_calibration_outputs_better_with_rank(tmp_path, world, method):
     entries = [f"{method}:rank={rank}" for rank in (1, 3, 6)]
     recipe = recipe_for(world, method=method, compare=entries)
@@ -279,6 +281,38 @@ def test_weighted_truncation_keeps_calibration_outputs_better_with_rank(tmp_path
     layer = next(iter(LAYERS))
     errors = [float((hidden @ (exact[layer] - deltas_[layer]).T).norm()) for deltas_ in cut]
     assert all(more > less for more, less in pairwise(errors))
+
+
+def test_only_what_a_merge_reads_of_the_inputs_is_collected(tmp_path, world, monkeypatch):
+    """Experts of rank 4: the merge by rows or components has rank 8 at most, that by weights 96."""
+    asked = []
+
+    def noted(*args, seconds, **options):
+        asked.append(list(seconds))
+        return calibrate(*args, seconds=seconds, **options)
+
+    monkeypatch.setattr("training.merge.calibrate", noted)
+
+    def run(out, method, *compare, shared=None):
+        asked.clear()
+        recipe = recipe_for(world, method=method, compare=list(compare), weighted_svd=True)
+        folders = merge_experts(recipe, experts_in(world), world / "dataset", tmp_path / out, shared)
+        return {name: (folder / WEIGHTS_NAME).read_bytes() for name, folder in folders.items()}
+
+    run("a", "comerge", "comerge:rank=8", "comerge:rank=3,weighted_svd=false", "comerge:unit=rank,rank=8")
+    assert asked == [[], []]
+    by_weight = run("b", "comerge", "comerge:unit=weight", "comerge:unit=weight,rank=95")
+    assert asked == [[], ["grams"]]
+    assert len(by_weight) == 3
+    # One pass for all that share one, and the same bytes as in a pass of its own, whatever came before.
+    together = run("c", "comerge", "comerge:rank=3", "least_squares:rank=3", "constrained:rank=3", "subspace:rank=3")
+    assert asked == [["grams", "projected"]]
+    shared = Shared({}, lambda: None, lambda name: nullcontext())
+    for number, entry in enumerate(["comerge", "comerge:rank=3", "least_squares:rank=3", "comerge:rank=3"]):
+        apart = run(f"d{number}", "sum", entry, shared=shared)
+        assert asked == [[[]], [["projected"]], [["grams"]], []][number]
+        name = list(apart)[1]
+        assert apart[name] == together[name]
 
 
 def test_compared_merges_take_their_own_options(world):
