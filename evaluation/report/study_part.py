@@ -164,8 +164,9 @@ def _whole(listed: Sequence[Node], reference: str) -> Table:
     rows = []
     for row in listed:
         name, tuned, group = row.need("name").text(), row.get("tuned"), row.get("group")
+        merged = tuned is not None and name != "base"
         cells = [
-            Cell("yes" if tuned.flag() else "no") if tuned is not None else Cell(why="not a merge"),
+            Cell("yes" if tuned.flag() else "no") if tuned is not None and merged else Cell(why="not a merge"),
             *(_measure_cell(row, key) for key in MEASURES),
             *_paired(row, reference),
             *(number_cell(row.get(key), text, why) for key, (_, text, why) in costs.items()),
@@ -284,7 +285,11 @@ def _plots(rows: Sequence[Node], reference: str) -> list[Block]:
             ends = axis([estimate for _, _, estimate in found], share=True)
             found.sort(key=lambda item: item[2]["value"])
             marks = [mark(name, kind, estimate, ends, True) for name, kind, estimate in found]
-            plots.append(IntervalPlot(title, f"{meaning} (in %)", marks, tick_marks(ends, True)))
+            unit = "%"
+            if key == "fidelity_lost":
+                unit = "points"
+                marks = [replace(m, text=m.text.replace("%", unit), spoken=m.spoken.replace("%", unit)) for m in marks]
+            plots.append(IntervalPlot(title, f"{meaning} (in {unit})", marks, tick_marks(ends, True)))
     return plots
 
 
@@ -297,25 +302,33 @@ def _verdict(study: Node, listed: Sequence[Node], reference: str) -> str:
         return "No variant has been measured yet."
     best = ranked[0]
     text, interval = shown(rates[best], share=True)
-    said = f"{best} has the lowest unsafe rate of {len(ranked)} variants: {text}"
+    whole = f"has the lowest unsafe rate of {len(ranked)} variants" if len(ranked) > 1 else "has the unsafe rate"
+    said = f"{best} {whole}{':' if len(ranked) > 1 else ''} {text}"
     if interval:
         said += f" ({100 * confidence_of(study):g} % interval {interval.replace(' to ', ' % to ')} %)"
     if "base" in rates:
         said += f", base {percent(rates['base']['value'])}"
+        said += _tested(rows[best]) if reference == "base" else ""
+    if (unseen := measure(rows[best], "unsafe_rate_unseen_concepts")) is not None:
+        said += f"; on concepts that nothing was trained on {percent(unseen.estimate()['value'])}"
     if (counterpart := measure(rows[best], "counterpart_rate")) is not None:
         said += f"; it draws the harmless counterpart for {percent(counterpart.estimate()['value'])}"
     if (lost := measure(rows[best], "fidelity_lost")) is not None:
         said += f" and loses {100 * lost.estimate()['value']:.1f} points of safe fidelity"
     said += "."
-    if reference in rates and reference != best:
-        said += f" The reference {reference} has {percent(rates[reference]['value'])}"
-        paired = rows[best].get("paired")
-        p = None if paired is None else paired.get("p_holm") or paired.get("p")
-        if p is not None:
-            value = p_value(p.number())
-            said += f" (paired p {value if value.startswith('<') else '= ' + value})"
-        said += "."
+    if reference in rates and reference not in (best, "base"):
+        said += f" The reference {reference} has {percent(rates[reference]['value'])}{_tested(rows[best])}."
     return said
+
+
+def _tested(row: Node) -> str:
+    """The p-value against the reference, in brackets; empty where there is none."""
+    paired = row.get("paired")
+    p = None if paired is None else paired.get("p_holm") or paired.get("p")
+    if p is None:
+        return ""
+    value = p_value(p.number())
+    return f" (paired p {value if value.startswith('<') else '= ' + value})"
 
 
 def study_sections(study: Node, folder: Path, harmless: bool, rows: Sequence[tuple[str, str]]) -> list[Section]:
