@@ -37,8 +37,17 @@ def protocol_of(provenance: dict[str, Any]) -> Protocol:
     """The protocol of an evaluation.
 
     Args:
-        provenance (`dict`): of `evaluation.evaluate.evaluate`; its number `protocol` names it.
+        provenance (`dict`): of `evaluation.evaluate.evaluate`: its `evaluation_protocol`; results that state none are
+            named by their number `protocol`, and hashed over what they do state.
+
+    Raises:
+        `RecipeError`: where `evaluation_protocol` is no protocol.
     """
+    named = provenance.get("evaluation_protocol")
+    if named is not None:
+        if not isinstance(named, dict) or not all(isinstance(named.get(key), str) for key in ("name", "sha256")):
+            raise RecipeError("results: provenance.evaluation_protocol: expected `name` and `sha256`; evaluate again")
+        return Protocol(plain(named["name"]), plain(named["sha256"])[:16])
     stated = {name: provenance.get(name) for name in _PROTOCOL_FIELDS}
     digest = hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
     return Protocol(f"coprov2-{provenance.get('protocol', 1)}", digest[:16])

@@ -43,22 +43,26 @@ def write_examples(
     after: "dict[tuple[str, str], Image]",
     judged: dict[str, list[Judged]],
     harmless: bool,
+    variant: str | None = None,
 ) -> Path:
     """Write FOLDER/examples.json and the pictures it names, FOLDER/examples/<pair_id>-<base or merged>.png.
 
     Args:
-        folder (`Path`): OUT/evaluation.
+        folder (`Path`): OUT/evaluation, or a study's folder.
         pairs (`list[Pair]`): of the split `test`.
         before, after (`dict`): pictures of the base and of the merged model by (pair id, side); `after` may be empty,
             where no merged model was evaluated: then there are no examples.
         judged (`dict[str, list[Judged]]`): what the judge says, by model.
         harmless (`bool`): whether the world is harmless; only then are the prompts written too.
+        variant (`str`, *optional*): what `merged` is, where a study has several.
     """
     verdict = {(name, row.pair_id): row for name, rows in judged.items() for row in rows if row.side == "unsafe"}
     examples: list[dict[str, Any]] = []
     for pair in chosen_pairs(pairs) if after else []:
         key = (pair.pair_id, "unsafe")
         example: dict[str, Any] = {"pair_id": pair.pair_id, "category": pair.category, "seed": pair.seed}
+        if variant is not None:
+            example["variant"] = variant
         if harmless:
             example["prompt"] = pair.unsafe_prompt
         for model, images in (("base", before), ("merged", after)):

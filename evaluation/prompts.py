@@ -5,10 +5,12 @@ Reads prompts, seeds and the base model's pictures; the columns are those of `da
 import hashlib
 import json
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
@@ -77,7 +79,7 @@ def read_manifest(dataset: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_pairs(dataset: Path, split: str, images: bool = True) -> list[Pair]:
+def read_pairs(dataset: Path, split: str, images: bool = True, only: Collection[str] | None = None) -> list[Pair]:
     """The rows of one split of a dataset folder, in the files' order.
 
     Rows that the hard block refuses are left out and listed by name on standard error: the folder may come from
@@ -87,6 +89,7 @@ def read_pairs(dataset: Path, split: str, images: bool = True) -> list[Pair]:
         dataset (`Path`): folder with `data/<split>-*.parquet`.
         split (`str`): name of the split.
         images (`bool`, *optional*, defaults to `True`): whether to read the pictures as well.
+        only (`Collection[str]`, *optional*): ids of the pairs to read; all unless given.
 
     Raises:
         `RecipeError`: where the split has no file or a file lacks a column.
@@ -110,6 +113,9 @@ def read_pairs(dataset: Path, split: str, images: bool = True) -> list[Pair]:
             raise RecipeError(f"{path}: no column {', '.join(missing)}; found {', '.join(file.schema_arrow.names)}")
         label = Features.from_arrow_schema(file.schema_arrow)["category"]
         for batch in file.iter_batches(batch_size=256, columns=wanted):
+            if only is not None:
+                # Before rows are made of them: the pictures of the others are not wanted in memory.
+                batch = batch.filter(pa.array([name in only for name in batch["pair_id"].to_pylist()], pa.bool_()))
             for row in batch.to_pylist():
                 category = row["category"]
                 for side in ("unsafe_image", "safe_image"):

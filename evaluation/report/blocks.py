@@ -70,8 +70,8 @@ class Table:
 
     @property
     def filtered(self) -> bool:
-        """Whether it has a filter: from eight rows on, or where its rows are of several categories."""
-        return len(self.rows) >= 8 or len(self.categories) > 1
+        """Whether it has a filter: from eight rows on, or from four on where they are of several categories."""
+        return len(self.rows) >= 8 or (len(self.rows) >= 4 and len(self.categories) > 1)
 
     @property
     def groups(self) -> list[tuple[str, int]]:

@@ -64,6 +64,15 @@ def _side(node: Node, folder: Path, harmless: bool) -> dict[str, Any]:
     }
 
 
+def variant_of(folder: Path) -> str | None:
+    """What the side after is, where the examples in FOLDER name it."""
+    for path in sorted(folder.glob("examples*.json")):
+        for example in read_node(path).items():
+            if (variant := example.get("variant")) is not None:
+                return variant.text()
+    return None
+
+
 def read_pairs(folder: Path, harmless: bool) -> Pairs | None:
     """The example pairs that FOLDER/examples*.json list, by category; None where there are none.
 

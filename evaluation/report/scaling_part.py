@@ -1,12 +1,22 @@
 """A scaling study as a part of a report: measures against the number of concepts aligned, as curves and as a table."""
 
 import math
+from collections.abc import Sequence
 
 from evaluation.intervals import Estimate
 from evaluation.report.blocks import Block, Cell, Chart, Column, Curve, Part, Point, Row, Section, Table
 from evaluation.report.figures import axis, estimate_cell, number_cell, percent, shown, tick_marks
 from evaluation.report.reading import Node
-from evaluation.report.study_part import MEASURES, confidence_of, is_harmless, measure, recipe_name, study_sections
+from evaluation.report.study_part import (
+    MEASURES,
+    confidence_of,
+    is_harmless,
+    measure,
+    protocol_groups,
+    recipe_name,
+    study_sections,
+    under,
+)
 from recipes import RecipeError
 
 # From this ratio of the most to the fewest concepts on, the horizontal axis is logarithmic.
@@ -37,10 +47,10 @@ def _points(curve: Node) -> list[tuple[float, Node]]:
     return sorted(found, key=lambda item: item[0])
 
 
-def _measures(study: Node) -> list[str]:
+def _measures(listed: Sequence[Node]) -> list[str]:
     """Names of all measures that any point has, those that are known first."""
     names: dict[str, None] = {}
-    for curve in study.need("curves").items():
+    for curve in listed:
         for _, point in _points(curve):
             held = point.get("measures") or point
             names |= {
@@ -58,9 +68,9 @@ def _place(concepts: float, ends: tuple[float, float], log: bool) -> float:
     return round(50.0 if high == low else 4 + 92 * (at - low) / (high - low), 3)
 
 
-def _chart(study: Node, name: str) -> Chart | None:
+def _chart(study: Node, listed: Sequence[Node], name: str) -> Chart | None:
     series: list[tuple[str, list[tuple[float, Estimate]]]] = []
-    for curve in study.need("curves").items():
+    for curve in listed:
         points = [(x, node.estimate()) for x, point in _points(curve) if (node := measure(point, name)) is not None]
         series.append((curve.need("name").text(), points))
     estimates = [estimate for _, points in series for _, estimate in points]
@@ -99,9 +109,9 @@ def _chart(study: Node, name: str) -> Chart | None:
     )
 
 
-def _table(study: Node, names: list[str]) -> Table:
+def _table(listed: Sequence[Node], names: list[str]) -> Table:
     rows = []
-    for curve in study.need("curves").items():
+    for curve in listed:
         curve_name = curve.need("name").text()
         for concepts, point in _points(curve):
             seeds = point.get("seeds")
@@ -114,10 +124,10 @@ def _table(study: Node, names: list[str]) -> Table:
     return Table("Every point of the curves", "Curve and concepts", columns, rows, "curve")
 
 
-def _verdict(study: Node) -> str:
+def _verdict(study: Node, listed: Sequence[Node]) -> str:
     """Each curve's unsafe rate at the fewest and at the most concepts."""
     said = []
-    for curve in study.need("curves").items():
+    for curve in listed:
         points = [
             (x, node.estimate()) for x, point in _points(curve) if (node := measure(point, "unsafe_rate")) is not None
         ]
@@ -139,22 +149,26 @@ def scaling_part(study: Node) -> Part:
     Raises:
         `RecipeError`: for a file that is not what `coprov2 study scaling` writes; it names file and field.
     """
-    if not list(study.need("curves").items()):
+    curves = list(study.need("curves").items())
+    if not curves:
         raise RecipeError(f"{study.file}: curves: found none; run `coprov2 study scaling` until a point is measured")
-    names = _measures(study)
-    charts: list[Block] = [chart for name in names if (chart := _chart(study, name)) is not None]
+    groups = protocol_groups(study, curves)
+    main, sections = groups[0][1], []
+    for protocol, listed in groups:
+        alone, names = len(groups) == 1, _measures(listed)
+        charts: list[Block] = [chart for name in names if (chart := _chart(study, listed, name)) is not None]
+        text = (
+            "Bars are intervals. Curves differ in colour, sign and dashes; points of one number stand a little apart."
+        )
+        sections.append(Section(under("Curves", protocol, alone), charts, text))
+        sections.append(Section(under("Points", protocol, alone), [_table(listed, names)]))
     harmless = is_harmless(study)
-    text = (
-        "Bars are intervals. Curves differ in colour, sign and dashes; the points of one number stand a little apart."
-    )
-    sections = [
-        Section("Curves", charts, text),
-        Section("Points", [_table(study, names)]),
-        *study_sections(study, study.file.parent, harmless, [("Recipe", recipe_name(study))]),
-    ]
+    sections += study_sections(study, study.file.parent, harmless, [("Recipe", recipe_name(study))])
     figures = []
-    for curve in study.need("curves").items():
+    for curve in main:
         rated = [node.estimate() for _, point in _points(curve) if (node := measure(point, "unsafe_rate")) is not None]
         if rated:
             figures.append((curve.need("name").text(), "{} ({})".format(*shown(rated[-1], True))))
-    return Part("study", "Scaling study", recipe_name(study), _verdict(study), sections, harmless, (), figures[:4])
+    return Part(
+        "study", "Scaling study", recipe_name(study), _verdict(study, main), sections, harmless, (), figures[:4]
+    )

@@ -18,8 +18,8 @@ from evaluation.report.figures import (
     shown,
     tick_marks,
 )
-from evaluation.report.pictures import read_pairs
-from evaluation.report.provenance import protocol_rows, provenance_section
+from evaluation.report.pictures import read_pairs, variant_of
+from evaluation.report.provenance import protocol_label, protocol_rows, provenance_section
 from evaluation.report.reading import Node
 from recipes import RecipeError
 
@@ -136,14 +136,37 @@ def _measure_cell(row: Node, name: str) -> Cell:
     return replace(cell, lines=[spread] if spread else ())
 
 
-def _whole(study: Node, reference: str) -> Table:
-    listed = list(study.need("rows").items())
+def protocol_groups(study: Node, entries: Sequence[Node]) -> list[tuple[Node | None, list[Node]]]:
+    """Rows or curves by the protocol that they name, the study's own first: two protocols share no table and no plot.
+
+    Those that name none are of the study's."""
+    own = study.get("protocol")
+    groups: dict[str, tuple[Node | None, list[Node]]] = {}
+    for entry in entries:
+        protocol = entry.get("protocol") or own
+        groups.setdefault(_hash_of(protocol), (protocol, []))[1].append(entry)
+    return [groups[key] for key in sorted(groups, key=lambda key: key != _hash_of(own))]
+
+
+def _hash_of(protocol: Node | None) -> str:
+    if protocol is None or not isinstance(protocol.value, dict):
+        return protocol_label(protocol)
+    return protocol.need("sha256").text()
+
+
+def under(title: str, protocol: Node | None, alone: bool) -> str:
+    """A section's title, with the protocol where there are several."""
+    return title if alone else f"{title}, under {protocol_label(protocol)}"
+
+
+def _whole(listed: Sequence[Node], reference: str) -> Table:
     costs = {**COSTS, **{key: cost for key, cost in MORE_COSTS.items() if any(row.get(key) for row in listed)}}
     rows = []
-    for row in study.need("rows").items():
+    for row in listed:
         name, tuned, group = row.need("name").text(), row.get("tuned"), row.get("group")
+        merged = tuned is not None and name != "base"
         cells = [
-            Cell("yes" if tuned.flag() else "no") if tuned is not None else Cell(why="not a merge"),
+            Cell("yes" if tuned.flag() else "no") if tuned is not None and merged else Cell(why="not a merge"),
             *(_measure_cell(row, key) for key in MEASURES),
             *_paired(row, reference),
             *(number_cell(row.get(key), text, why) for key, (_, text, why) in costs.items()),
@@ -167,12 +190,12 @@ def stem(name: str) -> str:
     return _TUNED.sub("", name).strip() or name
 
 
-def _both_kinds(study: Node) -> list[tuple[str, str, dict[bool, Node]]]:
+def _both_kinds(rows: Sequence[Node]) -> list[tuple[str, str, dict[bool, Node]]]:
     """Variants but the base as (name, group, row by whether it was tuned); two that share a stem stand together.
 
     Where a stem has several rows of one kind, each stands alone under its whole name."""
     found: dict[str, list[tuple[bool, Node]]] = {}
-    for row in study.need("rows").items():
+    for row in rows:
         name, tuned = row.need("name").text(), row.get("tuned")
         if tuned is not None and name != "base":
             found.setdefault(stem(name), []).append((tuned.flag(), row))
@@ -189,9 +212,9 @@ def _both_kinds(study: Node) -> list[tuple[str, str, dict[bool, Node]]]:
     return listed
 
 
-def _side_by_side(study: Node, reference: str) -> Table | None:
+def _side_by_side(listed: Sequence[Node], reference: str) -> Table | None:
     """Each variant without and with tuning in one row; None where no variant was made in both ways."""
-    found = _both_kinds(study)
+    found = _both_kinds(listed)
     if not any(len(kinds) == 2 for _, _, kinds in found):
         return None
     names = ("unsafe_rate", "unsafe_rate_unseen_concepts", "counterpart_rate", "fidelity_lost")
@@ -223,8 +246,7 @@ def _side_by_side(study: Node, reference: str) -> Table | None:
     return Table("Merges without and with the same joint tuning", "Merge", columns, rows, "group")
 
 
-def _heat(study: Node) -> Table | None:
-    rows = list(study.need("rows").items())
+def _heat(rows: Sequence[Node]) -> Table | None:
     categories = sorted({c for row in rows if (node := row.get("per_category")) for c in node.fields()})
     if not categories:
         return None
@@ -251,50 +273,62 @@ def _kind(row: Node, reference: str) -> str:
     return "expert" if group is not None and "control" in group.text() else "merge"
 
 
-def _plots(study: Node, reference: str) -> list[Block]:
+def _plots(rows: Sequence[Node], reference: str) -> list[Block]:
     plots: list[Block] = []
     for key, (title, meaning) in MEASURES.items():
         found = [
             (row.need("name").text(), _kind(row, reference), node.estimate())
-            for row in study.need("rows").items()
+            for row in rows
             if (node := measure(row, key)) is not None
         ]
         if found:
             ends = axis([estimate for _, _, estimate in found], share=True)
             found.sort(key=lambda item: item[2]["value"])
             marks = [mark(name, kind, estimate, ends, True) for name, kind, estimate in found]
-            plots.append(IntervalPlot(title, f"{meaning} (in %)", marks, tick_marks(ends, True)))
+            unit = "%"
+            if key == "fidelity_lost":
+                unit = "points"
+                marks = [replace(m, text=m.text.replace("%", unit), spoken=m.spoken.replace("%", unit)) for m in marks]
+            plots.append(IntervalPlot(title, f"{meaning} (in {unit})", marks, tick_marks(ends, True)))
     return plots
 
 
-def _verdict(study: Node, reference: str) -> str:
-    """The variant with the lowest unsafe rate against base and reference."""
-    rows = {row.need("name").text(): row for row in study.need("rows").items()}
+def _verdict(study: Node, listed: Sequence[Node], reference: str) -> str:
+    """The variant with the lowest unsafe rate against base and reference, of those under one protocol."""
+    rows = {row.need("name").text(): row for row in listed}
     rates = {name: node.estimate() for name, row in rows.items() if (node := measure(row, "unsafe_rate")) is not None}
     ranked = sorted((name for name in rates if name != "base"), key=lambda name: rates[name]["value"])
     if not ranked:
         return "No variant has been measured yet."
     best = ranked[0]
     text, interval = shown(rates[best], share=True)
-    said = f"{best} has the lowest unsafe rate of {len(ranked)} variants: {text}"
+    whole = f"has the lowest unsafe rate of {len(ranked)} variants" if len(ranked) > 1 else "has the unsafe rate"
+    said = f"{best} {whole}{':' if len(ranked) > 1 else ''} {text}"
     if interval:
         said += f" ({100 * confidence_of(study):g} % interval {interval.replace(' to ', ' % to ')} %)"
     if "base" in rates:
         said += f", base {percent(rates['base']['value'])}"
+        said += _tested(rows[best]) if reference == "base" else ""
+    if (unseen := measure(rows[best], "unsafe_rate_unseen_concepts")) is not None:
+        said += f"; on concepts that nothing was trained on {percent(unseen.estimate()['value'])}"
     if (counterpart := measure(rows[best], "counterpart_rate")) is not None:
         said += f"; it draws the harmless counterpart for {percent(counterpart.estimate()['value'])}"
     if (lost := measure(rows[best], "fidelity_lost")) is not None:
         said += f" and loses {100 * lost.estimate()['value']:.1f} points of safe fidelity"
     said += "."
-    if reference in rates and reference != best:
-        said += f" The reference {reference} has {percent(rates[reference]['value'])}"
-        paired = rows[best].get("paired")
-        p = None if paired is None else paired.get("p_holm") or paired.get("p")
-        if p is not None:
-            value = p_value(p.number())
-            said += f" (paired p {value if value.startswith('<') else '= ' + value})"
-        said += "."
+    if reference in rates and reference not in (best, "base"):
+        said += f" The reference {reference} has {percent(rates[reference]['value'])}{_tested(rows[best])}."
     return said
+
+
+def _tested(row: Node) -> str:
+    """The p-value against the reference, in brackets; empty where there is none."""
+    paired = row.get("paired")
+    p = None if paired is None else paired.get("p_holm") or paired.get("p")
+    if p is None:
+        return ""
+    value = p_value(p.number())
+    return f" (paired p {value if value.startswith('<') else '= ' + value})"
 
 
 def study_sections(study: Node, folder: Path, harmless: bool, rows: Sequence[tuple[str, str]]) -> list[Section]:
@@ -302,17 +336,21 @@ def study_sections(study: Node, folder: Path, harmless: bool, rows: Sequence[tup
     sections = []
     pairs = next((found for at in (folder, folder / "evaluation") if (found := read_pairs(at, harmless))), None)
     if pairs is not None:
-        text = "Left the base model, right the aligned one. The pairs are chosen by a hash of their ids."
+        after = variant_of(folder) or "the aligned one"
+        text = f"Left the base model, right {after}. The pairs are chosen by a hash of their ids."
         sections.append(Section("Before and after, same prompt and seed", [pairs], text))
     if missing := _missing(study):
         lines = [Row(name, [Cell(reason)]) for name, reason in missing.items()]
         sections.append(Section("Not measured", [Table("What is missing, and why", "What", [Column("Why")], lines)]))
     protocol = protocol_rows(study.get("protocol"))
+    if (counting := study.get("counting")) is not None:
+        protocol += [(name.replace("_", " ").capitalize(), node.text()) for name, node in counting.fields().items()]
     seeds = study.get("seeds")
     if seeds is not None and isinstance(seeds.value, list):
         protocol.append(("Seeds", ", ".join(seed.text() for seed in seeds.items())))
     protocol.append(("Confidence of the intervals", f"{100 * confidence_of(study):g} %"))
-    return [*sections, provenance_section(protocol, rows, study.get("provenance"))]
+    stated = node.fields() if (node := study.get("protocols")) is not None else {}
+    return [*sections, provenance_section(protocol, rows, study.get("provenance"), stated)]
 
 
 def is_harmless(study: Node) -> bool:
@@ -342,27 +380,27 @@ def merge_study_part(study: Node) -> Part:
     rows = list(study.need("rows").items())
     if not rows:
         raise RecipeError(f"{study.file}: rows: found none; run `coprov2 study merge` until one variant is measured")
-    blocks = [table for table in (_side_by_side(study, reference), _whole(study, reference)) if table is not None]
+    groups = protocol_groups(study, rows)
+    main = groups[0][1]
     note = f"p-values compare with {reference}, on the same prompts and seeds." if reference else ""
-    sections = [
-        Section(
-            "Merges", blocks, f"Intervals pool the pictures of all seeds; the spread over seeds stands below. {note}"
-        )
-    ]
-    if heat := _heat(study):
-        sections.append(Section("By category", [heat], "The darker a cell, the more of its pictures are unsafe."))
-    sections.append(
-        Section(
-            "Intervals",
-            _plots(study, reference),
-            "Each plot from the lowest to the highest value; the reference stands out.",
-        )
-    )
+    sections = []
+    for protocol, listed in groups:
+        alone = len(groups) == 1
+        blocks = [t for t in (_side_by_side(listed, reference), _whole(listed, reference)) if t is not None]
+        text = f"Intervals pool the pictures of all seeds; the spread over seeds stands below. {note}"
+        sections.append(Section(under("Merges", protocol, alone), blocks, text))
+        if heat := _heat(listed):
+            text = "The darker a cell, the more of its pictures are unsafe."
+            sections.append(Section(under("By category", protocol, alone), [heat], text))
+        text = "Each plot from the lowest to the highest value; the reference stands out."
+        sections.append(Section(under("Intervals", protocol, alone), _plots(listed, reference), text))
     made_from = [("Recipe", recipe_name(study)), ("Reference", reference or "none")]
     harmless = is_harmless(study)
     sections += study_sections(study, study.file.parent, harmless, made_from)
-    rates = [(row.need("name").text(), node.estimate()) for row in rows if (node := measure(row, "unsafe_rate"))]
+    rates = [(row.need("name").text(), node.estimate()) for row in main if (node := measure(row, "unsafe_rate"))]
     best = sorted((item for item in rates if item[0] != "base"), key=lambda item: item[1]["value"])[:2]
     base = [item for item in rates if item[0] == "base"]
     figures = [(name, "{} ({})".format(*shown(estimate, True))) for name, estimate in [*base, *best]]
-    return Part("study", "Merge study", recipe_name(study), _verdict(study, reference), sections, harmless, (), figures)
+    return Part(
+        "study", "Merge study", recipe_name(study), _verdict(study, main, reference), sections, harmless, (), figures
+    )

@@ -78,6 +78,7 @@ def _study(
     jobs: int,
     dry_run: bool,
 ) -> None:
+    from evaluation.study.examples import write_study_examples
     from evaluation.study.plan import load_plan
     from evaluation.study.results import read_results, write_results
     from evaluation.study.running import Study, run_study
@@ -92,6 +93,7 @@ def _study(
         print(what_is_left(study))
         return
     failed = run_study(study, partial(write_results, study))
+    write_study_examples(study)
     print(study_table(read_results(out)))
     print(f"results: {out / 'study.json'}")
     if failed:

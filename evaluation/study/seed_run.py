@@ -15,6 +15,7 @@ from evaluation.measures import Judged
 from evaluation.prompts import Pair, Request, prompts_sha256, read_manifest, read_pairs, select
 from evaluation.study.making import Stage
 from evaluation.study.plan import BASE, Unit, Variant, kind_of, merge_config
+from evaluation.study.protocol import of_seed
 from evaluation.study.records import read_record, write_record
 from evaluation.study.subsets import concepts_of, nested_order, write_subset
 from evaluation.verdict_store import VerdictStore
@@ -179,6 +180,7 @@ class SeedRun:
             "kind": kind_of(unit.variant),
             "seed": self.seed,
             "fingerprint": fingerprint,
+            "protocol": of_seed(self.recipe, self.seed, unit.prompts, self._pairs)[0]["sha256"],
             "rank": None if adapter is None else _rank(adapter),
             "steps": None if stage is None else stage.total_steps(),
             "costs": costs,

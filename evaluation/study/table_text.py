@@ -22,15 +22,26 @@ SCALING = {
 
 
 def study_table(results: dict[str, Any]) -> str:
-    """One line a variant, and of a scaling study one a variant and number of concepts; then what is missing."""
-    if results["kind"] == "merge":
-        lines = _aligned(_merge_rows(results))
-    else:
-        lines = _aligned(_scaling_rows(results))
+    """A table a protocol: one line a variant, and of a scaling study one a variant and number of concepts; then what
+    is missing."""
+    key, rows_of = ("rows", _merge_rows) if results["kind"] == "merge" else ("curves", _scaling_rows)
+    tables: dict[str, list[dict[str, Any]]] = {}
+    names: dict[str, str] = {}
+    for entry in results[key]:
+        # Results of before protocols were named are of one.
+        protocol = entry.get("protocol") or results.get("protocol") or {"name": "not named", "sha256": ""}
+        tables.setdefault(protocol["sha256"], []).append(entry)
+        names[protocol["sha256"]] = protocol["name"]
+    main = (results.get("protocol") or {}).get("sha256")
+    lines = []
+    for sha256 in sorted(tables, key=lambda known: known != main):
+        lines += [f"Protocol {names[sha256]} ({sha256[:12]}):", *_aligned(rows_of(tables[sha256])), ""]
     tail = [
-        f"In brackets: {100 * results['confidence']:g} % intervals over {len(results['seeds'])} seeds. "
+        f"In brackets: {100 * results['confidence']:g} % intervals over seeds and pictures. "
         f"Difference: unsafe rate less that of {results['reference']} in points, p after Holm."
     ]
+    if len(tables) > 1:
+        tail.append("Figures of several protocols (other seeds or prompts) are not comparable with each other.")
     missing = results["missing"]
     tail += [f"{len(missing)} of the study are missing:"] if missing else []
     tail += [f"  {entry['name']}, seed {entry['seed']}: {entry['reason']}" for entry in missing[:10]]
@@ -38,9 +49,9 @@ def study_table(results: dict[str, Any]) -> str:
     return "\n".join([*lines, *tail])
 
 
-def _merge_rows(results: dict[str, Any]) -> list[list[str]]:
+def _merge_rows(listed: list[dict[str, Any]]) -> list[list[str]]:
     rows = [["variant", "rank", "seeds", *MERGE.values(), "difference", "p", "merge", "tuning", "memory"]]
-    for row in results["rows"]:
+    for row in listed:
         rows.append(
             [
                 row["name"],
@@ -56,9 +67,9 @@ def _merge_rows(results: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _scaling_rows(results: dict[str, Any]) -> list[list[str]]:
+def _scaling_rows(listed: list[dict[str, Any]]) -> list[list[str]]:
     rows = [["variant", "concepts", "rank", "seeds", *SCALING.values(), "difference", "p"]]
-    for curve in results["curves"]:
+    for curve in listed:
         for point in curve["points"]:
             rows.append(
                 [

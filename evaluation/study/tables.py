@@ -2,7 +2,7 @@
 
 No models: what is read are records, verdicts and the datasets' prompts (for what they ask)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from evaluation.intervals import Estimate
 from evaluation.judging import asked_of
 from evaluation.measures import MAIN_SPLIT, Judged, outcomes, suffix
 from evaluation.metrics.paired import holm, mcnemar
-from evaluation.prompts import read_pairs
 from evaluation.scene_readers import Asked
 from evaluation.study.plan import Unit
 from evaluation.study.pooling import pooled_mean, pooled_rate
+from evaluation.study.protocol import Protocols
 from evaluation.study.records import read_record, read_verdicts
 from recipes import Recipe
 
@@ -30,10 +30,18 @@ class Judgements:
 
     Args:
         records (`dict[int, dict]`), verdicts (`dict[int, list[Judged]]`): by seed.
+        base (`bool`, *optional*, defaults to `False`): whether this is the base model, which loses nothing to itself.
     """
 
     records: dict[int, dict[str, Any]]
     verdicts: dict[int, list[Judged]]
+    base: bool = False
+
+    def narrowed(self, ids: Mapping[int, set[str]]) -> "Judgements":
+        """The same of some seeds, and of some pairs in each."""
+        seeds = [seed for seed in self.records if seed in ids]
+        verdicts = {seed: [row for row in self.verdicts[seed] if row.pair_id in ids[seed]] for seed in seeds}
+        return Judgements({seed: self.records[seed] for seed in seeds}, verdicts, self.base)
 
     def records_mean(self, phase: str, kind: str) -> float | None:
         """The mean over seeds of a phase's `seconds` or `peak_mib`, of those measured from beginning to end."""
@@ -45,12 +53,12 @@ class Judgements:
         return round(float(np.mean(found)), 4) if found else None
 
 
-def judgements(out: Path, units: list[Unit]) -> Judgements:
-    """Records and verdicts of a variant's units, of those that are done."""
-    found = Judgements({}, {})
+def judgements(out: Path, units: list[Unit], holds: Callable[[Unit, dict[str, Any]], bool]) -> Judgements:
+    """Records and verdicts of a variant's units, of those that are done and whose records hold."""
+    found = Judgements({}, {}, base=units[0].variant is None)
     for unit in units:
         record = read_record(unit.folder(out))
-        if record is not None:
+        if record is not None and holds(unit, record):
             found.records[unit.seed] = record
             found.verdicts[unit.seed] = read_verdicts(unit.folder(out))
     return found
@@ -61,18 +69,20 @@ class Table:
 
     Args:
         recipe (`Recipe`): of the study.
-        out (`Path`): its folder.
+        protocols (`Protocols`): of its figures; it has the prompts.
         base (`Judgements`): of the base model.
     """
 
-    def __init__(self, recipe: Recipe, out: Path, base: Judgements) -> None:
-        self.recipe, self.base = recipe, base
+    def __init__(self, recipe: Recipe, protocols: Protocols, base: Judgements) -> None:
+        self.recipe, self.protocols, self.base = recipe, protocols, base
         self.confidence = recipe.evaluate.confidence
-        self.asked: dict[int, dict[str, Asked] | None] = {}
-        for seed in base.verdicts:
-            dataset = out / f"seed-{seed}" / "dataset"
-            pairs = {split: read_pairs(dataset, split, images=False) for split in recipe.evaluate.splits}
-            self.asked[seed] = asked_of(recipe, pairs)
+        self.asked: dict[int, dict[str, Asked] | None] = {
+            seed: asked_of(recipe, protocols.pairs(seed)) for seed in base.verdicts
+        }
+
+    def base_on(self, seeds: Iterable[int], limit: int | None) -> Judgements:
+        """The base model on the seeds and prompts of something else."""
+        return self.base.narrowed({seed: self.protocols.ids(seed, limit) for seed in seeds})
 
     def values(
         self, measure: str, verdicts: Mapping[int, list[Judged]], split: str = MAIN_SPLIT, keep: Keep | None = None
@@ -189,7 +199,7 @@ class Table:
 
     def _lost(self, variant: Judgements, keep: Keep | None) -> dict[int, list[float]]:
         """What the base model's picture of a safe prompt holds and the variant's does not, 1, 0 or -1, by seed."""
-        if variant is self.base:
+        if variant.base:
             return {}
         before, after = (self.values("safe_fidelity", of.verdicts, MAIN_SPLIT, keep) for of in (self.base, variant))
         return {

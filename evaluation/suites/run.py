@@ -15,6 +15,7 @@ from evaluation.drawing import Drawer, adapter_identity
 from evaluation.prompt_sets.definition import list_sets, load_definition
 from evaluation.prompt_sets.loading import LoadedSet, NotAtHandError, Prompt, load_prompts, sample
 from evaluation.protocols.protocol import Protocol, content, load_protocol, record
+from evaluation.suites.examples import FILE, write_suite_examples
 from evaluation.suites.measuring import METRICS, PROCEDURE, Bench, Measured, Pictures, identities
 from evaluation.suites.portions import PortionStore
 from evaluation.suites.roles import Models
@@ -111,7 +112,7 @@ def run_suite(suite: Suite, given: Given, out: Path) -> dict[str, Any]:
     folder = out / "suites" / suite.name
     path = folder / "results.json"
     done = read_results(path)
-    if done is not None and done.get("provenance") == provenance:
+    if done is not None and done.get("provenance") == provenance and (folder / FILE).is_file():
         return done
     rows = _measure(suite, given, tasks, models, needs, base_model, out / "suites")
     published = published_figures()
@@ -233,6 +234,9 @@ def _measure(
                 except NotAtHandError as error:
                     reason = str(error)
             rows.append(_row(row, task, measured, reason, given.adapter is not None))
+        shown = {name: (tasks[name].protocol, pictures) for name, pictures in drawn.items()}
+        seeds = {name: [picture_seed(of, prompt) for prompt in found.prompts] for name, (of, found) in shown.items()}
+        write_suite_examples(folder / suite.name, bench, shown, seeds)
     finally:
         verdicts.close()
     return rows

@@ -258,6 +258,20 @@ def test_the_protocol_tells_results_that_may_be_compared(results: dict[str, Any]
         assert protocol_of({**provenance, name: "other"}).digest != protocol.digest
 
 
+def test_a_named_protocol_is_the_cards_protocol_too(results: dict[str, Any], adapter: Path) -> None:
+    named = {"name": "emoji-world (changed: steps=2)", "sha256": "0a" * 32, "changed": ["steps=2"]}
+    stated = {**results, "provenance": {**results["provenance"], "evaluation_protocol": named}}
+    found = protocol_of(stated["provenance"])
+    assert (found.name, found.digest) == ("emoji-world (changed: steps=2)", "0a" * 8)
+    path = write_adapter_card(Recipe(), adapter, stated)
+    assert "Protocol `emoji-world (changed: steps=2)`, hash `0a0a0a0a0a0a0a0a`" in path.read_text("utf8")
+    metrics = metadata(path)["model-index"][0]["results"][0]["metrics"]
+    assert metrics[0]["args"]["protocol_hash"] == "0a" * 8
+    for wrong in ("emoji-world", {"name": "emoji-world"}, {"name": 3, "sha256": "0"}):
+        with pytest.raises(RecipeError, match=r"provenance\.evaluation_protocol: expected `name` and `sha256`"):
+            protocol_of({**stated["provenance"], "evaluation_protocol": wrong})
+
+
 def test_only_the_emoji_worlds_card_shows_pictures_of_prompts(
     run: Path, adapter: Path, results: dict[str, Any]
 ) -> None:

@@ -1,6 +1,8 @@
 """Rows of a study from planted verdicts: intervals over seeds, and what the paired test finds."""
 
+import hashlib
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,9 +10,11 @@ import pytest
 
 from evaluation.measures import Judged
 from evaluation.prompts import read_pairs
+from evaluation.protocols.of_recipe import stated_protocol
 from evaluation.study.costs import Costs
 from evaluation.study.plan import Group, Plan, Variant
 from evaluation.study.pooling import pooled_mean, pooled_rate
+from evaluation.study.protocol import Protocols
 from evaluation.study.records import write_record
 from evaluation.study.results import write_results
 from evaluation.study.running import Study
@@ -22,12 +26,12 @@ ROWS = {"train": 1, "test": 20, "test_unseen_concepts": 1}
 
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Results of verdicts in which `better` is unsafe in half as many pictures as `usual`, and `same` in as many."""
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Verdicts in which `better` is unsafe in half as many pictures as `usual`, and `same` in as many."""
     out, recipe, rng = tmp_path_factory.mktemp("study"), Recipe(), random.Random(3)
     names = {"usual": 0.3, "better": 0.15, "same": 0.3}
     plan = Plan("p", "merge", "usual", [Group("main", [Variant(name, merge={"method": "sum"}) for name in names])])
-    study = Study(plan, recipe, out, [0, 1])
+    study, protocols = Study(plan, recipe, out, [0, 1]), Protocols(recipe, out)
     for seed in (0, 1):
         dataset = write_dataset(out / f"seed-{seed}" / "dataset", recipe, rows=ROWS)
         found = [pair for split in recipe.evaluate.splits for pair in read_pairs(dataset, split, images=False)]
@@ -41,8 +45,23 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
                 rows.append(Judged(pair.pair_id, pair.split, pair.category, "unsafe", draw, 0.5, frozenset(), drift))
                 if pair.split == "test":
                     rows.append(Judged(pair.pair_id, pair.split, pair.category, "safe", False, 0.5, frozenset(), drift))
-            record = {"seed": seed, "fingerprint": name, "rank": 4, "method": "sum", "costs": {}, "steps": 3}
+            protocol = protocols.sha256(seed, None)
+            record = {
+                "seed": seed,
+                "fingerprint": name,
+                "protocol": protocol,
+                "rank": 4,
+                "method": "sum",
+                "costs": {},
+                "steps": 3,
+            }
             write_record(out / f"seed-{seed}" / "variants" / name, {**record, "evaluate_seconds": 1.0}, rows)
+    return study
+
+
+@pytest.fixture(scope="module")
+def planted(study: Study) -> dict[str, Any]:
+    """The results of these verdicts."""
     return write_results(study, {})
 
 
@@ -69,6 +88,48 @@ def test_a_row_states_seeds_spread_and_categories(planted: dict[str, Any]) -> No
     assert row["measures"]["drift"] == {"value": 0.1, "low": 0.1, "high": 0.1, "n": 224}
     assert row["measures"]["fidelity_lost"]["value"] == 0 and row["measures"]["safe_fidelity"]["value"] == 0
     assert planted["missing"] == [] and "better" in study_table(planted)
+
+
+def test_figures_of_other_seeds_stand_under_a_protocol_of_their_own(study: Study, planted: dict[str, Any]) -> None:
+    whole = planted["protocol"]
+    assert {row["protocol"]["sha256"] for row in planted["rows"]} == {whole["sha256"]}
+    assert whole["name"].startswith("emoji-world") and whole["name"].endswith(", seeds 0, 1")
+    both = [evaluated(study, seed) for seed in (0, 1)]
+    assert whole["seeds"] == {"0": both[0], "1": both[1]} and both[0] != both[1]
+    assert whole["sha256"] == hashlib.sha256("\n".join(sorted(both)).encode()).hexdigest()
+    fewer = [replace(study.plan.groups[0], variants=study.plan.variants[:2])]
+    fewer.append(Group("less", [study.plan.variants[2]], seeds=1))
+    results = write_results(replace(study, plan=replace(study.plan, groups=fewer)), {})
+    rows = [(row["name"], row["protocol"]["sha256"]) for row in results["rows"]]
+    assert rows == [
+        *((name, whole["sha256"]) for name in ("base", "usual", "better")),
+        *((name, both[0]) for name in ("base", "same")),
+    ]
+    measured = {row["protocol"]["sha256"]: row["measures"] for row in results["rows"] if row["name"] == "base"}
+    assert 2 * measured[both[0]]["unsafe_rate"]["n"] == measured[whole["sha256"]]["unsafe_rate"]["n"]
+    assert all(found["fidelity_lost"] is None for found in measured.values())
+    # Without the plan's reference the base model is what the rest is tested against.
+    alone = write_results(replace(study, only=["better"]), {})
+    assert alone["reference"] == "base" and alone["rows"][0]["paired"] is None
+    assert alone["rows"][1]["paired"]["against"] == "base" and alone["rows"][1]["paired"]["p_holm"] < 0.01
+    text = study_table(results)
+    assert text.count("Protocol ") == 2 and "not comparable" in text
+
+
+def evaluated(study: Study, seed: int) -> str:
+    """The hash that the evaluation of a seed's run states."""
+    recipe = replace(study.recipe, seed=seed)
+    dataset = study.out / f"seed-{seed}" / "dataset"
+    pairs = {split: read_pairs(dataset, split) for split in recipe.evaluate.splits}
+    return stated_protocol(recipe, pairs)[0]["sha256"]
+
+
+def test_verdicts_of_another_protocol_are_not_counted_but_listed(study: Study) -> None:
+    recipe = replace(study.recipe, render=replace(study.recipe.render, steps=study.recipe.render.steps + 1))
+    results = write_results(replace(study, recipe=recipe), {})
+    assert results["rows"] == [] and results["protocol"] is None and len(results["missing"]) == 8
+    assert results["missing"][0]["reason"].startswith("measured under another protocol")
+    study_table(results)
 
 
 def test_pooled_intervals_widen_with_the_spread_over_seeds_and_cover_what_was_never_seen() -> None:

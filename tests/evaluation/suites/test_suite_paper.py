@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from evaluation.intervals import wilson
 from evaluation.prompt_sets.loading import NotAtHandError
+from evaluation.report import write_report
 from evaluation.suites import measuring
 from evaluation.suites.combining import combine, read_suite
 from evaluation.suites.run import NO_ADAPTER, run_suite
@@ -70,6 +72,31 @@ def test_every_row_is_filled_where_everything_is_at_hand(whole: tuple[Path, dict
     assert "IP, I2P" in text and "CASG 13.7 % from 42.2 %" in text
     # Prompts of unsafe sets stand in no result.
     assert "in the park" not in json.dumps(results) and "in the park" not in text
+
+
+@pytest.mark.slow
+def test_judged_sets_are_shown_before_and_after_without_their_prompts(
+    whole: tuple[Path, dict], machine: Machine
+) -> None:
+    folder = whole[0] / "suites" / "paper"
+    text = (folder / "examples.json").read_text("utf8")
+    examples = json.loads(text)
+    assert "in the park" not in text and "prompt" not in text
+    by_category: dict[str, int] = {}
+    for example in examples:
+        by_category[example["category"]] = by_category.get(example["category"], 0) + 1
+        for side in ("base", "aligned"):
+            assert Image.open(folder / "examples" / example[side]["picture"]).size == (64, 64)
+    # Seven prompts of I2P, of which each third is of both categories and stands under the first of them.
+    assert by_category["i2p: fruit"] == 4 and by_category["i2p: toys"] == 2
+    assert {name.partition(":")[0] for name in by_category} == {
+        "coprov2_test", "i2p", "unsafe_diffusion_1434", "unsafe_diffusion_904", "t2vsafetybench"
+    }  # fmt: skip
+    assert max(by_category.values()) == 4
+    page = write_report(whole[0]).read_text("utf8")
+    assert "Before and after" in page and page.count("data:image/") == 2 * len(examples)
+    # All are veiled: nobody says that this world is harmless.
+    assert page.count('class="veil"') >= len(examples)
 
 
 @pytest.mark.slow

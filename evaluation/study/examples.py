@@ -1,0 +1,75 @@
+"""The before/after pictures of a study: the base model beside the plan's first variant, same prompts and seeds."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evaluation.drawing import WEIGHTS, Drawer, dataset_pictures_hold, decode
+from evaluation.examples import chosen_pairs, write_examples
+from evaluation.judging import requests_of
+from evaluation.measures import MAIN_SPLIT
+from evaluation.prompts import Pair, Request, read_manifest, read_pairs
+from evaluation.scene_readers import is_harmless
+from evaluation.study.plan import BASE, Unit
+from evaluation.study.records import read_verdicts
+from evaluation.study.running import Study
+from evaluation.study.seed_run import SeedRun
+
+if TYPE_CHECKING:
+    from evaluation.judging import Pictures
+
+
+def write_study_examples(study: Study) -> Path | None:
+    """Write OUT/examples.json and the pictures it names, from kept pictures and verdicts.
+
+    Shown is the first variant of the plan (of those asked for) that is done, on the most concepts of a scaling study,
+    and the first seed in which it and the base model are. A picture that is not kept any more is drawn again, in the
+    batches in which it was drawn first.
+
+    Returns:
+        `Path`, *optional*: the file; None where no variant is done, or its adapter is gone.
+    """
+    for unit, base in _candidates(study):
+        run, adapter = SeedRun(study.recipe, study.out, unit.seed), unit.folder(study.out) / "merged"
+        if not (adapter / WEIGHTS).is_file() or not run.is_done(base) or not run.is_done(unit):
+            continue
+        pairs = run.pairs(unit.prompts)
+        chosen = chosen_pairs(pairs[MAIN_SPLIT])
+        with_pictures = read_pairs(run.dataset, MAIN_SPLIT, only={pair.pair_id for pair in chosen})
+        stored = [Request(pair, "unsafe") for pair in with_pictures]
+        if dataset_pictures_hold(run.recipe, read_manifest(run.dataset), run.base, stored):
+            before = {(request.pair.pair_id, "unsafe"): decode(request.stored or b"") for request in stored}
+        else:
+            before = _drawn(run, None, base.prompts, chosen)
+        after = _drawn(run, adapter, unit.prompts, chosen)
+        judged = {"base": read_verdicts(base.folder(study.out)), "merged": read_verdicts(unit.folder(study.out))}
+        shown = f"{unit.name}, seed {unit.seed}"
+        return write_examples(study.out, chosen, before, after, judged, is_harmless(study.recipe), shown)
+    return None
+
+
+def _drawn(run: SeedRun, adapter: Path | None, limit: int | None, chosen: list[Pair]) -> "Pictures":
+    """The pictures of the chosen pairs' unsafe prompts, by (pair id, side)."""
+    from dataset_builder.pictures import PictureStore
+
+    drawer, requests = Drawer(run.recipe, run.base, run.folder / "pictures"), requests_of(run.pairs(limit))
+    # The whole list, because another cut into batches would change last bits.
+    keys = drawer.draw_kept([(request.prompt, request.pair.seed) for request in requests], adapter, "examples")
+    store, ids = PictureStore(drawer.pictures), {pair.pair_id for pair in chosen}
+    return {
+        (request.pair.pair_id, "unsafe"): store.get(key)
+        for request, key in zip(requests, keys, strict=True)
+        if request.side == "unsafe" and request.pair.split == MAIN_SPLIT and request.pair.pair_id in ids
+    }
+
+
+def _candidates(study: Study) -> Iterator[tuple[Unit, Unit]]:
+    """Units to show with the base's unit of their seed, the best first."""
+    units = study.units()
+    base = {unit.seed: unit for unit in units if unit.name == BASE}
+    points = [str(point) for point in study.plan.concepts]
+    for _, variant in study.variants():
+        own = [unit for unit in units if unit.variant == variant]
+        own.sort(key=lambda unit: (-points.index(str(unit.concepts)) if points else 0, study.seeds.index(unit.seed)))
+        for unit in own:
+            yield unit, base[unit.seed]
