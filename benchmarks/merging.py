@@ -8,7 +8,7 @@ weights and Co-Merge's counts are random, so what is left out is the collection 
 reads the experts' files and writes the merged one. Each runs in a process of its own: seconds of wall and CPU time are
 without imports and without making up the counts; memory is the process's peak (VmHWM) less that of a process that
 has imported and made up the same and stopped. `exact` says whether the merge is what its definition says, or cut to a
-rank. A row that takes longer than `--limit`, or is killed, says so instead of a figure, and the others go on.
+rank. A row that takes longer than `--limit`, fails or is killed says so instead of a figure, and the others go on.
 
 The rows named calibration are what calibration holds besides activations: the second moments of the inputs of every
 layer, summed up over one made-up token for each category, safe and empty prompts.
@@ -227,6 +227,8 @@ def _in_process(given: argparse.Namespace, what: str, name: str, folder: Path, l
         shutil.rmtree(folder / "merged", ignore_errors=True)
     if done.returncode < 0:
         return {"missing": f"killed by signal {-done.returncode}"}
+    if done.returncode and what == "row":
+        return {"missing": f"failed with exit status {done.returncode}"}
     if done.returncode:
         raise SystemExit(f"{what} {name} ended with {done.returncode}; its error stands above")
     return dict(json.loads(done.stdout.splitlines()[-1]))

@@ -41,16 +41,17 @@ def study_recipe(smallest_model: Path, tmp_path: Path, stand_in_judge: Callable[
     return recipe
 
 
+def build_made_up(recipe: Recipe, out: Path) -> Path:
+    """Puts made-up rows in the place of a build; the seeds of their pictures follow the recipe's."""
+    if not (out / "dataset" / "coprov2.json").is_file():
+        write_dataset(out / "dataset", recipe, rows=ROWS)
+    return out / "dataset"
+
+
 @pytest.fixture
 def made_up_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts made-up rows in the place of a build; the seeds of their pictures follow the recipe's."""
-
-    def build(recipe: Recipe, out: Path) -> Path:
-        if not (out / "dataset" / "coprov2.json").is_file():
-            write_dataset(out / "dataset", recipe, rows=ROWS)
-        return out / "dataset"
-
-    monkeypatch.setattr(dataset_builder.build, "build", build)
+    """Builds are made up."""
+    monkeypatch.setattr(dataset_builder.build, "build", build_made_up)
     assert os.environ["OMP_NUM_THREADS"] == "1"
 
 

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import evaluation.study.making
 import evaluation.study.seed_run
+from evaluation.report import write_report
 from evaluation.study.estimate import what_is_left
+from evaluation.study.examples import write_study_examples
 from evaluation.study.plan import Group, Plan, Variant
-from evaluation.study.records import VERDICTS
+from evaluation.study.records import VERDICTS, read_verdicts
 from evaluation.study.results import read_results, write_results
 from evaluation.study.running import Study, run_study
 from evaluation.study.table_text import study_table
@@ -132,6 +135,20 @@ def test_what_fails_is_listed_and_the_rest_is_done(new_study: NewStudy) -> None:
         patch.setattr(evaluation.study.making.Stage, "make", broken_once)
         failed = run_study(study, partial(write_results, study), lines.append)
     assert failed == {"broken, seed 0": "no such thing"}
+    path = write_study_examples(study)
+    assert path is not None
+    examples = json.loads(path.read_text("utf8"))
+    # Three prompts were drawn; what stands first and is done is shown, with the verdicts that were counted.
+    assert len(examples) == 3 and {example["variant"] for example in examples} == {"sum, seed 0"}
+    verdicts = {
+        row.pair_id: row.unsafe for row in read_verdicts(study.out / "seed-0/variants/sum") if row.side == "unsafe"
+    }
+    for example in examples:
+        assert example["merged"]["unsafe"] == verdicts[example["pair_id"]]
+        shown = [Image.open(study.out / "examples" / example[side]["picture"]).tobytes() for side in ("base", "merged")]
+        assert shown[0] != shown[1]
+    page = write_report(study.out).read_text("utf8")
+    assert "right sum, seed 0" in page and page.count("data:image/") == 6
     results = read_results(study.out)
     assert results["missing"] == [{"name": "broken", "seed": 0, "reason": "no such thing"}]
     assert [row["name"] for row in results["rows"]] == ["base", "sum"]
