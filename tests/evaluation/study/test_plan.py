@@ -76,7 +76,8 @@ def test_the_shipped_plans_fit_the_emoji_worlds_recipe(kind: str, tmp_path: Path
 
 def test_the_merge_plan_holds_every_combination_of_comerge_and_each_merge_with_and_without_tuning() -> None:
     plan = load_plan("merge", "merge")
-    main, controls, grid = plan.groups
+    own, main, controls, grid = plan.groups
+    assert [(variant.merge, variant.tune) for variant in own.variants] == [({}, True)]
     assert len(grid.variants) == len({str(variant.merge) for variant in grid.variants}) == 3 * 3 * 2 * 2
     names = {variant.name for variant in main.variants}
     assert all(f"{name}-tuned" in names for name in names if not name.endswith("-tuned"))
@@ -94,7 +95,7 @@ def units_of(plan: Plan, tmp_path: Path, **options: object) -> list[tuple[int, s
 def test_the_first_group_is_done_for_all_seeds_before_the_second(tmp_path: Path) -> None:
     units = units_of(load_plan("merge", "merge"), tmp_path)
     assert [unit for unit in units if unit[1] in ("base", "comerge", "sft", "comerge-row-hard-base-count")] == [
-        *((3, "base"), (3, "comerge"), (4, "base"), (4, "comerge"), (3, "sft"), (4, "sft")),
+        *((3, "base"), (4, "base"), (3, "comerge"), (4, "comerge"), (3, "sft"), (4, "sft")),
         *((3, "comerge-row-hard-base-count"), (4, "comerge-row-hard-base-count")),
     ]
     assert units_of(load_plan("merge", "merge"), tmp_path, only=["sft"]) == [
