@@ -1,4 +1,4 @@
-# Every target makes .venv by itself. PYTHON and OUT can be given: make quickstart OUT=runs/mine SEED=1
+# Every target makes .venv by itself. PYTHON, OUT, SEED and ARGS can be given: make quickstart OUT=runs/mine SEED=1
 PYTHON ?= python3
 OUT ?= runs/quickstart
 SEED ?= 0
@@ -16,7 +16,7 @@ BIN := .venv/bin
 install: .venv/installed
 
 quickstart: .venv/installed
-	$(BIN)/coprov2 quickstart --out $(OUT) --seed $(SEED)
+	$(BIN)/coprov2 quickstart --out $(OUT) --seed $(SEED) $(ARGS)
 
 # Each test file in one of two processes; tests take one thread each.
 test: .venv/installed
