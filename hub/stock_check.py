@@ -42,17 +42,22 @@ def check_dataset(name: str, first: str, second: str, folder: str) -> dict[str, 
 def check_adapter(name: str, tag: str, folder: str, base: str) -> dict[str, Any]:
     """Compare an adapter at a tag, as diffusers loads it, with the one in the folder."""
     from diffusers import DiffusionPipeline
+    from transformers.utils import logging
 
+    # transformers reports the layers of a text encoder's LoRA as missing before it fills them.
+    logging.set_verbosity_error()
     pipe = DiffusionPipeline.from_pretrained(base)
     pipe.load_lora_weights(name, revision=tag, adapter_name="published")
     pipe.load_lora_weights(folder, weight_name="pytorch_lora_weights.safetensors", adapter_name="made")
-    denoiser = getattr(pipe, "unet", None) or pipe.transformer
-    weights = dict(denoiser.named_parameters())
+    names = ("unet", "transformer", "text_encoder", "text_encoder_2")
+    networks = {name: getattr(pipe, name) for name in names if getattr(pipe, name, None) is not None}
+    weights = {f"{name}.{key}": value for name, one in networks.items() for key, value in one.named_parameters()}
     published = {key: value for key, value in weights.items() if ".published." in key}
     same = all(bool((value == weights[key.replace(".published.", ".made.")]).all()) for key, value in published.items())
     scalings = {
         layer.scaling["published"] == layer.scaling["made"]
-        for layer in denoiser.modules()
+        for network in networks.values()
+        for layer in network.modules()
         if "published" in getattr(layer, "scaling", {})
     }
     return {"weights": len(published), "adapter_is_what_was_made": bool(published) and same and scalings == {True}}
