@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import lsq_linear
 from torch import Tensor
 
-from training.least_squares import CategoryWeight, category_weights, total_gram
+from training.least_squares import CategoryWeight, category_weights, ridge_term, total_gram
 from training.low_rank import Factors, stack
 
 # No part of the merge is longer than this many times what its expert alone would take.
@@ -70,13 +70,8 @@ def constrained(
         `tuple[Factors, torch.Tensor]`: the merge at its exact rank, in the dtype of the experts, and C (in, in) in
         float64. The conditions hold to the rounding of that dtype; a truncation to a lower rank takes from the shares.
     """
-    if ridge <= 0:
-        raise ValueError(f"ridge is {ridge}; it must be above 0")
     total = total_gram(grams, safe, safe_weight, category_weights(products, grams, category_weight))
-    size = total.shape[0]
-    # All-zero inputs leave the trace at 0, and any positive number then does.
-    strength = ridge * (float(total.trace()) / size or 1.0)
-    total = total + strength * torch.eye(size, dtype=total.dtype, device=total.device)
+    total = total + ridge_term(total, ridge)
     cholesky = torch.linalg.cholesky(total)
     halves, energies = [], []
     for (a, b), gram in zip(products, grams, strict=True):

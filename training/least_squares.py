@@ -72,6 +72,17 @@ def total_gram(grams: Sequence[Tensor], safe: Tensor, safe_weight: float, weight
     return (total + total.T) / 2
 
 
+def ridge_term(total: Tensor, ridge: float) -> Tensor:
+    """`e I`, (in, in), with e = `ridge` (above 0) times the mean diagonal entry of `total` (in, in): Gram matrices of
+    few prompts are singular."""
+    if ridge <= 0:
+        raise ValueError(f"ridge is {ridge}; it must be above 0")
+    size = total.shape[0]
+    # All-zero inputs leave the trace at 0, and any positive number then does.
+    strength = ridge * (float(total.trace()) / size or 1.0)
+    return strength * torch.eye(size, dtype=total.dtype, device=total.device)
+
+
 def least_squares(
     products: Sequence[Factors],
     grams: Sequence[Tensor],
@@ -123,14 +134,9 @@ def least_squares(
         `tuple[Factors, torch.Tensor]`: the merge at its exact rank, in the dtype of the experts, and C (in, in) in
         float64.
     """
-    if ridge <= 0:
-        raise ValueError(f"ridge is {ridge}; it must be above 0")
     weights = category_weights(products, grams, category_weight)
     total = total_gram(grams, safe, safe_weight, weights)
-    size = total.shape[0]
-    # All-zero inputs leave the trace at 0, and any positive number then does.
-    strength = ridge * (float(total.trace()) / size or 1.0)
-    total = total + strength * torch.eye(size, dtype=total.dtype, device=total.device)
+    total = total + ridge_term(total, ridge)
     cholesky = torch.linalg.cholesky(total)
     parts = []
     for (a, b), gram, weight in zip(products, grams, weights, strict=True):

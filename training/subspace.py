@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from training.least_squares import CategoryWeight, Restore, category_weights, restored, total_gram
+from training.least_squares import CategoryWeight, Restore, category_weights, restored, ridge_term, total_gram
 from training.low_rank import Factors, stack
 
 
@@ -61,26 +61,22 @@ def subspace(
         `sum_k c_k G_k + l G_safe + e I` (in, in) in float64, the metric to truncate in. The cost is an
         eigendecomposition of an (in, in) matrix for each expert.
     """
-    if ridge <= 0:
-        raise ValueError(f"ridge is {ridge}; it must be above 0")
     if others_weight < 0:
         raise ValueError(f"others_weight is {others_weight}; it must be at least 0")
     if sharpness <= 0:
         raise ValueError(f"sharpness is {sharpness}; it must be above 0")
     weights = category_weights(products, grams, category_weight)
     total = total_gram(grams, safe, safe_weight, weights)
-    identity = torch.eye(len(total), dtype=total.dtype, device=total.device)
-    # All-zero inputs leave the trace at 0, and any positive number then does.
-    strength = ridge * (float(total.trace()) / len(total) or 1.0)
+    floor = ridge_term(total, ridge)
     everyone = total_gram(grams, safe, 0.0, weights)
     parts = []
     for (a, b), gram, weight in zip(products, grams, weights, strict=True):
         own = weight * (gram.double() + gram.double().T) / 2
-        foreign = others_weight * (everyone - own) + (total - everyone) + strength * identity
+        foreign = others_weight * (everyone - own) + (total - everyone) + floor
         parts.append((_filtered(a.double(), own, foreign, sharpness), b.double()))
     dtype = products[0][0].dtype
     merged = stack([(a.to(dtype), b.to(dtype)) for a, b in restored(parts, products, grams, restore)])
-    return merged, total + strength * identity
+    return merged, total + floor
 
 
 def _filtered(a: Tensor, own: Tensor, foreign: Tensor, sharpness: float) -> Tensor:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
@@ -13,8 +12,8 @@ import dataset_builder.judges
 from dataset_builder.emoji_world.things import THINGS
 from dataset_builder.judges import Verdict
 from recipes import JudgeConfig, Recipe
+from tests.evaluation.random_adapter import write_random_adapter
 from tests.made_up_run import write_dataset, write_results
-from training.adapters import write_adapter
 
 
 class StandInJudge:
@@ -64,14 +63,7 @@ def new_adapter(tiny_pipeline: StableDiffusionPipeline) -> Callable[[Path, int],
     """Writes a random LoRA of rank 2 on the UNet's cross-attention; another seed is another LoRA."""
 
     def make(folder: Path, seed: int) -> Path:
-        generator = torch.Generator().manual_seed(seed)
-        layers = {}
-        for name, module in tiny_pipeline.unet.named_modules():
-            if name.endswith(("attn2.to_k", "attn2.to_v")):
-                a = torch.randn(2, module.in_features, generator=generator)
-                layers[name] = (a, torch.randn(module.out_features, 2, generator=generator))
-        write_adapter(folder, layers)
-        return folder
+        return write_random_adapter(tiny_pipeline, folder, seed)
 
     return make
 

@@ -14,7 +14,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from dataset_builder.emoji_world.scenes import vocabulary
 from evaluation.suites.run import Given
-from training.adapters import write_adapter
+from tests.evaluation.random_adapter import write_random_adapter
 
 WIDTH = 12
 SETS = ("coprov2_test", "i2p", "unsafe_diffusion_1434", "unsafe_diffusion_904", "t2vsafetybench")
@@ -96,7 +96,7 @@ def machine(tiny_pipeline: StableDiffusionPipeline, tmp_path_factory: pytest.Tem
     """Read only."""
     folder = tmp_path_factory.mktemp("machine")
     tiny_pipeline.save_pretrained(folder / "base")
-    _adapter(tiny_pipeline, folder / "adapter")
+    write_random_adapter(tiny_pipeline, folder / "adapter", 1)
     clip = _clip(tiny_pipeline.tokenizer, folder / "clip")
     np.save(folder / "q16.npy", np.random.default_rng(3).normal(size=(2, WIDTH)).astype(np.float32))
     torch.manual_seed(5)
@@ -117,16 +117,6 @@ def machine(tiny_pipeline: StableDiffusionPipeline, tmp_path_factory: pytest.Tem
         "fid_reference": folder / "real",
     }
     return Machine(folder, folder / "base", folder / "adapter", prompts, models)
-
-
-def _adapter(pipeline: StableDiffusionPipeline, folder: Path) -> None:
-    generator = torch.Generator().manual_seed(1)
-    layers = {}
-    for name, module in pipeline.unet.named_modules():
-        if name.endswith(("attn2.to_k", "attn2.to_v")):
-            a = torch.randn(2, module.in_features, generator=generator)
-            layers[name] = (a, torch.randn(module.out_features, 2, generator=generator))
-    write_adapter(folder, layers)
 
 
 def _clip(tokenizer: object, folder: Path) -> Path:
