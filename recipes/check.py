@@ -157,6 +157,7 @@ RULES: dict[str, Rule] = {
     "merge.calibration_latents": _one_of("image", "noise"),
     "merge.tune_steps": _at_least(0),
     "merge.tune_learning_rate": _above(0),
+    "merge.tune_prior_weight": _at_least(0),
     "merge.calibration_prompts": _at_least(1),
     "merge.calibration_timesteps": (
         lambda values: bool(values) and all(0 <= value <= 999 for value in values),

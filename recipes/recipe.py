@@ -394,6 +394,8 @@ class MergeConfig:
         tune_steps (`int`, *optional*, defaults to 0): steps of a joint tuning after the merge, on the pairs of all
             categories with the loss of the section `train`; 0 leaves the merge as it is.
         tune_learning_rate (`float`, *optional*, defaults to 2e-3): its peak learning rate.
+        tune_prior_weight (`float`, *optional*): `train.prior_weight` in the tuning; None takes the experts'. All
+            categories pull at once there, and what safe prompts show needs a stronger hold.
     """
 
     method: str = "comerge"
@@ -420,6 +422,7 @@ class MergeConfig:
     calibration_latents: str = "image"
     tune_steps: int = 0
     tune_learning_rate: float = 2e-3
+    tune_prior_weight: float | None = None
 
 
 @dataclass

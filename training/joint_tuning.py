@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 from transformers.trainer_utils import get_last_checkpoint
 
-from recipes import MergeConfig, Recipe
+from recipes import MergeConfig, Recipe, TrainConfig
 from training.adapters import Adapter, in_text_encoder, load_into, lora_layers
 from training.draws import seed_of
 from training.expert import Base, ProgressCallback, cpu_threads, expert_config, forget_other_checkpoints
@@ -25,8 +25,8 @@ def tune_jointly(
 ) -> dict[str, Factors]:
     """Train a merged LoRA for `config.tune_steps` more steps, on the pairs of all categories.
 
-    Loss, batch and schedule are those of the experts (`recipe.train`), the steps and the peak learning rate are
-    `config.tune_steps` and `config.tune_learning_rate`.
+    Loss, batch and schedule are those of the experts (`recipe.train`), but for what `config` says of the tuning: its
+    steps, its peak learning rate and the weight of its prior.
 
     Args:
         recipe (`Recipe`): train, base_model, revision and seed.
@@ -39,7 +39,15 @@ def tune_jointly(
     Returns:
         `dict[str, Factors]`: layer -> `(A, B)` of the tuned LoRA, of the same ranks as before (the widest layer's).
     """
+    recipe = replace(recipe, train=tuning_config(recipe, config))
     return train_on_all(recipe, config.tune_steps, config.tune_learning_rate, layers, base(), work, mark)
+
+
+def tuning_config(recipe: Recipe, config: MergeConfig) -> TrainConfig:
+    """The section train as it holds for a training on all categories at once: with the tuning's prior."""
+    if config.tune_prior_weight is None:
+        return recipe.train
+    return replace(recipe.train, prior_weight=config.tune_prior_weight)
 
 
 def train_on_all(

@@ -35,7 +35,7 @@ from training.calibration_samples import choose_samples, train_files
 from training.constrained import constrained
 from training.denoisers import denoiser_for
 from training.expert import Base
-from training.joint_tuning import tune_jointly
+from training.joint_tuning import tune_jointly, tuning_config
 from training.least_squares import least_squares, total_gram
 from training.low_rank import Factors, stack, truncate
 from training.pairs import read_split
@@ -417,10 +417,11 @@ class _Calibrations:
 
 def _tuning(recipe: Recipe, config: MergeConfig, calibrations: _Calibrations) -> dict[str, Any]:
     """What a joint tuning follows from besides the merge."""
+    train = dataclasses.asdict(tuning_config(recipe, config))
     return {
         "steps": config.tune_steps,
         "learning_rate": config.tune_learning_rate,
-        "train": {key: value for key, value in dataclasses.asdict(recipe.train).items() if key not in _INDIFFERENT},
+        "train": {key: value for key, value in train.items() if key not in _INDIFFERENT},
         "data": calibrations.provenance(dataclasses.replace(config, calibration_latents="image")),
     }
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.drawing import adapter_identity
 from evaluation.study.costs import Costs
-from evaluation.study.plan import Variant, merge_config
-from recipes import Recipe, RecipeError
+from evaluation.study.plan import Variant, merge_config, tune_steps
+from recipes import Recipe, RecipeError, TrainConfig
 
 if TYPE_CHECKING:
     from training.expert import Base
@@ -88,14 +88,14 @@ class Stage:
         """Hash of what a variant's adapter follows from."""
         from dataset_builder.models import identity
 
-        config = asdict(merge_config(self.recipe, variant))
-        train = {key: value for key, value in asdict(self.recipe.train).items() if key not in _INDIFFERENT}
+        config = merge_config(self.recipe, variant)
+        train = {key: value for key, value in asdict(self._on_all(variant)).items() if key not in _INDIFFERENT}
         made = {
             "format": _FORMAT,
-            "variant": {**asdict(variant), "name": None},
-            "merge": _options(config),
-            "train": train if config["tune_steps"] or variant.all_single or variant.sft else None,
-            "steps": self.total_steps(),
+            "variant": {**asdict(variant), "name": None, "tune_steps": None},
+            "merge": _options(asdict(config)),
+            "train": train if config.tune_steps or variant.all_single or variant.sft else None,
+            "steps": self._single_steps(variant) if variant.all_single or variant.sft else self.total_steps(),
             "experts": {name: adapter_identity(folder) for name, folder in sorted(self.experts.items())},
             "base_model": identity(self.recipe.base_model, self.recipe.revision),
             "seed": self.recipe.seed,
@@ -142,24 +142,40 @@ class Stage:
         rank = variant.rank or self.recipe.merge.rank
         if rank is None:
             raise RecipeError(f"variant {variant.name}: merge.rank is null; one LoRA on all needs a rank, so set it")
-        recipe = self.recipe
-        if variant.sft:
-            # Margin and safeguard act on the preference term alone.
-            train = dataclasses.replace(recipe.train, dpo_weight=0.0, margin_weight=0.0, safeguard_mu=None)
-            recipe = dataclasses.replace(recipe, train=train)
-        steps = self.total_steps() + (0 if variant.tune else recipe.merge.tune_steps)
+        recipe = dataclasses.replace(self.recipe, train=self._on_all(variant))
 
         def base() -> "Base":
             return self._base
 
         with costs.phase("train"):
             trained = train_all_single(
-                recipe, folder / "single", folder / "work" / "single", rank, steps, base, self._data.fingerprint()
+                recipe,
+                folder / "single",
+                folder / "work" / "single",
+                rank,
+                self._single_steps(variant),
+                base,
+                self._data.fingerprint(),
             )
         if not trained:
             costs.seconds.pop("train")
             costs.peak_mib.pop("train", None)
         return folder / "single"
+
+    def _single_steps(self, variant: Variant) -> int:
+        """Steps of one LoRA on all, so that with a tuning after it they are what experts and tuning take."""
+        return self.total_steps() + (0 if variant.tune else tune_steps(self.recipe, variant))
+
+    def _on_all(self, variant: Variant) -> TrainConfig:
+        """The section train as a variant's training on all categories takes it: a control is given the tuning's
+        prior, as what it is compared with is."""
+        from training.joint_tuning import tuning_config
+
+        train = tuning_config(self.recipe, merge_config(self.recipe, variant))
+        if variant.sft:
+            # Margin and safeguard act on the preference term alone.
+            train = dataclasses.replace(train, dpo_weight=0.0, margin_weight=0.0, safeguard_mu=None)
+        return train
 
 
 def _options(config: dict[str, Any]) -> dict[str, Any]:
@@ -170,5 +186,5 @@ def _options(config: dict[str, Any]) -> dict[str, Any]:
     made = resolved(MergeConfig(**config))
     tuning: dict[str, Any] = {"tune_steps": made.tune_steps}
     if made.tune_steps:
-        tuning["tune_learning_rate"] = made.tune_learning_rate
+        tuning |= {"tune_learning_rate": made.tune_learning_rate, "tune_prior_weight": made.tune_prior_weight}
     return {"method": made.method, **options(made), **tuning}

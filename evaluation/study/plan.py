@@ -34,6 +34,7 @@ class Variant:
         sft (`bool`, *optional*, defaults to `False`): the same without the preference term.
         tune (`bool`, *optional*, defaults to `False`): followed by the recipe's joint tuning; the other two controls
             then take the experts' steps before it, so that the sum is the same.
+        tune_steps (`int`, *optional*): of that tuning; None takes its group's, or the recipe's.
         rank (`int`, *optional*): of the adapter at most; None takes the recipe's `merge.rank`.
     """
 
@@ -43,6 +44,7 @@ class Variant:
     all_single: bool = False
     sft: bool = False
     tune: bool = False
+    tune_steps: int | None = None
     rank: int | None = None
 
     @property
@@ -77,6 +79,8 @@ class Group:
         variants (`list[Variant]`), grid (`Grid`, *optional*): what is compared.
         both (`bool`, *optional*, defaults to `False`): make each variant a second time with the joint tuning, as
             NAME-tuned.
+        tune_steps (`int`, *optional*): steps of the joint tuning; None takes the recipe's `merge.tune_steps`. The more
+            of them, the less is left of what merges differ in.
         seeds (`int`, *optional*): how many of the study's seeds; None takes all.
         prompts (`int`, *optional*): prompts a split at most; None takes what the recipe's `evaluate.max_prompts` says.
     """
@@ -85,6 +89,7 @@ class Group:
     variants: list[Variant] = field(default_factory=list)
     grid: Grid | None = None
     both: bool = False
+    tune_steps: int | None = None
     seeds: int | None = None
     prompts: int | None = None
 
@@ -181,6 +186,10 @@ def _spelled_out(group: Group, where: str) -> Group:
             for variant in variants
             for made in (variant, dataclasses.replace(variant, name=f"{variant.name}-tuned", tune=True))
         ]
+    variants = [
+        dataclasses.replace(variant, tune_steps=group.tune_steps) if variant.tune_steps is None else variant
+        for variant in variants
+    ]
     return dataclasses.replace(group, variants=variants, grid=None, both=False)
 
 
@@ -199,7 +208,9 @@ def _check(plan: Plan, where: str) -> None:
     if plan.reference not in (BASE, *names):
         raise unknown_name(f"{where}: reference", plan.reference, [BASE, *names])
     for group in plan.groups:
-        for name, number in (("seeds", group.seeds), ("prompts", group.prompts)):
+        numbers = [("seeds", group.seeds), ("prompts", group.prompts)]
+        numbers += [("tune_steps", variant.tune_steps) for variant in group.variants]
+        for name, number in numbers:
             if number is not None and number < 1:
                 raise RecipeError(f"{where}: {group.name}: {name}: found {number}, expected 1 or more, or null")
     for point in plan.concepts:
@@ -225,6 +236,11 @@ def _check(plan: Plan, where: str) -> None:
                 )
 
 
+def tune_steps(recipe: Recipe, variant: Variant) -> int:
+    """Steps of the joint tuning that a variant, or what it is compared with, is given."""
+    return recipe.merge.tune_steps if variant.tune_steps is None else variant.tune_steps
+
+
 def merge_config(recipe: Recipe, variant: Variant, where: str = "") -> MergeConfig:
     """The section `merge` that a variant is made with; for those that merge nothing, the sum of one.
 
@@ -234,7 +250,7 @@ def merge_config(recipe: Recipe, variant: Variant, where: str = "") -> MergeConf
         `RecipeError`: for an unknown or wrong field, or a tuning where the recipe's `merge.tune_steps` is 0.
     """
     where = where or f"variant {variant.name}"
-    if variant.tune and not recipe.merge.tune_steps:
+    if variant.tune and not tune_steps(recipe, variant):
         raise RecipeError(f"{where}: tune: the recipe's merge.tune_steps is 0; set it, or leave the tuned variants out")
     given = {"method": "sum"} if variant.merge is None else variant.merge
     method = given.get("method", recipe.merge.method)
@@ -246,7 +262,7 @@ def merge_config(recipe: Recipe, variant: Variant, where: str = "") -> MergeConf
         **given,
         "compare": [],
         "rank": variant.rank or recipe.merge.rank,
-        "tune_steps": recipe.merge.tune_steps if variant.tune else 0,
+        "tune_steps": tune_steps(recipe, variant) if variant.tune else 0,
     }
     config = fill(MergeConfig, mapping, where, "merge")
     for name, problem in check(dataclasses.replace(recipe, merge=config)):

@@ -74,6 +74,23 @@ def test_broken_off_and_run_again_it_ends_with_the_same_bytes(
     assert (merge_experts(recipe, experts, dataset, out)["sum"] / WEIGHTS_NAME).read_bytes() == straight
 
 
+def test_another_weight_of_the_prior_is_another_tuning(
+    tuned: tuple[Recipe, Path, Path, dict[str, Path]],
+) -> None:
+    recipe, dataset, out, experts = tuned
+    folders = merge_experts(recipe, experts, dataset, out)
+    before, plain = deltas(folders["sum-gain-1"]), deltas(folders["sum"])
+    # What train says already is no other tuning; another weight is, and goes on record.
+    written = (out / "merged" / WEIGHTS_NAME).stat().st_mtime_ns
+    recipe.merge.tune_prior_weight = recipe.train.prior_weight
+    assert (merge_experts(recipe, experts, dataset, out)["sum"] / WEIGHTS_NAME).stat().st_mtime_ns == written
+    recipe.merge.tune_prior_weight = recipe.train.prior_weight + 1000.0
+    held = deltas(merge_experts(recipe, experts, dataset, out)["sum"])
+    record = json.loads((folders["sum"] / "coprov2.json").read_text("utf8"))
+    assert record["tuning"]["train"]["prior_weight"] == recipe.merge.tune_prior_weight
+    assert any(not torch.equal(held[layer], plain[layer]) for layer in before)
+
+
 def test_a_compared_merge_is_tuned_only_when_its_entry_says_so(run_folder: Run) -> None:
     recipe, _, _ = run_folder
     recipe.merge.tune_steps, recipe.merge.compare = 9, ["comerge", "ties:tune_steps=3"]

@@ -38,6 +38,7 @@ def study_recipe(smallest_model: Path, tmp_path: Path, stand_in_judge: Callable[
     train.categories, train.resolution, train.max_steps, train.batch_size = ["hate", "violence"], 16, 2, 2
     train.rank, train.alpha, train.prior_batch_size, train.save_steps, train.logging_steps = 2, 2, 2, 1, 1
     train.learning_rate, merge.rank, merge.tune_steps, merge.calibration_prompts = 0.1, 4, 2, 2
+    merge.tune_prior_weight = 0.5
     return recipe
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.study.plan import Plan, load_plan, merge_config
+from evaluation.study.plan import Plan, load_plan, merge_config, tune_steps
 from evaluation.study.running import Study
 from evaluation.study.subsets import nested_order
 from recipes import Recipe, RecipeError, load_recipe
@@ -40,6 +40,7 @@ def written(folder: Path, old: str = "", new: str = "") -> Path:
         ("merge: {method: ties}", "single_expert: worst", "single_expert: 'worst' is unknown"),
         ("{method: ties}", "{method: ties, tune_steps: 3}", "merge.tune_steps: not a merge option here"),
         ("    variants:", "    seeds: 0\n    variants:", "main: seeds: found 0"),
+        ("    variants:", "    tune_steps: 0\n    variants:", "main: tune_steps: found 0"),
         ("kind: merge", "kind: merge\nconcepts: [3]", "concepts: found [3], expected none"),
         ("    variants:", "    grid: {name: g, merge: {}, over: {unti: [row]}}\n    variants:", "'unti' is unknown"),
     ],
@@ -53,6 +54,18 @@ def test_a_mistake_in_a_plan_is_refused_by_name(tmp_path: Path, old: str, new: s
 def test_a_plan_of_the_other_kind_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="coprov2 study merge"):
         load_plan(written(tmp_path), "scaling")
+
+
+def test_a_groups_tuning_holds_for_all_its_variants_that_have_none_of_their_own(tmp_path: Path) -> None:
+    variants = """    tune_steps: 30
+    variants:
+      - {name: two, merge: {method: svd}, tune: true, tune_steps: 7}
+"""
+    main, other = load_plan(written(tmp_path, "    variants:\n", variants), "merge").variants, Recipe()
+    other.merge.tune_steps = 100
+    assert [(variant.name, tune_steps(other, variant)) for variant in main] == [("two", 7), ("one", 30)]
+    assert [merge_config(other, variant).tune_steps for variant in main] == [7, 0]
+    assert tune_steps(other, load_plan(written(tmp_path), "merge").variants[0]) == 100
 
 
 def test_a_wrong_method_or_option_is_refused_before_anything_runs(tmp_path: Path) -> None:
@@ -70,7 +83,7 @@ def test_the_shipped_plans_fit_the_emoji_worlds_recipe(kind: str, tmp_path: Path
     for _, variant in study.variants():
         config = merge_config(recipe, variant)
         assert config.rank == recipe.merge.rank and config.tune_steps == (
-            recipe.merge.tune_steps if variant.tune else 0
+            tune_steps(recipe, variant) if variant.tune else 0
         )
 
 

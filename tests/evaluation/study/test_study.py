@@ -64,6 +64,11 @@ def test_a_study_is_whole_resumed_and_the_same_after_a_kill(
     # Two experts of two steps and two of tuning; the tuned LoRA and the controls are all different ones.
     single = json.loads((straight.out / "seed-0/variants/all-single/single/coprov2.json").read_text("utf8"))
     assert single["steps"] == 6 and single["rank"] == 4
+    # All that is trained on every category at once is held by the same prior.
+    tuning = json.loads((straight.out / "seed-0/variants/comerge-tuned/merged/coprov2.json").read_text("utf8"))[
+        "tuning"
+    ]
+    assert single["settings"]["prior_weight"] == tuning["train"]["prior_weight"] == 0.5
     drifts = [row["measures"]["drift"]["value"] for name, row in rows.items() if name != "base"]
     assert len(set(drifts)) == len(drifts)
     best = json.loads((straight.out / "seed-0/best_expert.json").read_text("utf8"))
