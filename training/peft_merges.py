@@ -53,6 +53,9 @@ def peft_merge(
 
     Returns:
         `dict[str, Factors]`: layer -> `(A, B)`, scaling folded into B.
+
+    Raises:
+        `RecipeError`: for experts or a rank that peft cannot merge so.
     """
     # Making layers draws random numbers too.
     with torch.random.fork_rng(devices=[]):
@@ -77,6 +80,7 @@ def _merged(
     options: dict[str, Any] = {}
     if method.endswith("svd"):
         options["svd_rank"] = rank
+        _check_rank(adapters, method, rank)
     if prunes(method):
         options["density"] = density
     # The name of a category cannot hold a space, so it is free.
@@ -92,6 +96,19 @@ def _merged(
             layer: (a.weight.clone(), b.weight * scaling)
             for layer, (a, b, scaling) in lora_layers(model, merged).items()
         }
+
+
+def _check_rank(adapters: Mapping[str, Adapter], method: str, rank: int | None) -> None:
+    """peft takes the factors of a full SVD, which do not fit each other above a layer's shorter side."""
+    one = next(iter(adapters.values()))
+    sides = {layer: min(a.shape[1], b.shape[0]) for layer, (a, b) in one.layers.items()}
+    narrowest = min(sorted(sides), key=sides.__getitem__)
+    wanted = rank or max(adapter.rank(layer) for adapter in adapters.values() for layer in adapter.layers)
+    if wanted > sides[narrowest]:
+        raise RecipeError(
+            f"merge method {method}: rank {wanted} is above {sides[narrowest]}, the shorter side of layer {narrowest}; "
+            f"set merge.rank to {sides[narrowest]} or less, or take sum, which has no such bound"
+        )
 
 
 def skeleton(adapter: Adapter) -> nn.Module:

@@ -186,6 +186,25 @@ def test_peft_methods_equal_peft_on_the_unet(world, tiny_pipeline, method, rank)
         assert len(product[0]) == (rank or (8 if method == "cat" else 4))
 
 
+@pytest.mark.parametrize(("sides", "rank"), [((8, 6), 7), ((6, 16), 12), ((3, 9), None)])
+def test_peft_svds_above_a_layers_shorter_side_are_refused_with_the_rank_that_fits(sides, rank):
+    """peft's own factors do not fit each other there, or it fails inside."""
+    width, height = sides
+    layers = {
+        "wide": (torch.ones(4, 40), torch.ones(40, 4)),
+        "narrow": (torch.ones(4, width), torch.ones(height, 4)),
+    }
+    experts = {name: Adapter(layers, dict.fromkeys(layers, 4.0), {}) for name in ("hate", "violence")}
+    fits = min(sides)
+    for method in ("svd", "ties_svd"):
+        with pytest.raises(
+            RecipeError, match=rf"^merge method {method}: [^\n]*layer narrow; set merge.rank to {fits} or"
+        ):
+            merge_layers(experts, MergeConfig(method=method, rank=rank), no_calibration)
+        merged = merge_layers(experts, MergeConfig(method=method, rank=fits), no_calibration)
+        assert full(merged["narrow"]).shape == (height, width)
+
+
 @pytest.mark.parametrize("method", ["dare_linear", "dare_ties", "dare_linear_svd", "dare_ties_svd"])
 def test_dare_draws_what_the_seed_says_and_nothing_else(tmp_path, world, method):
     adapters = {category: load_lora(folder) for category, folder in experts_in(world).items()}
