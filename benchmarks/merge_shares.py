@@ -120,12 +120,11 @@ def main() -> None:
         parser.error(f"{path}: no such file; run `coprov2 study merge --out {args.study}` first")
     study = json.loads(path.read_text("utf8"))
     seeds = study["seeds"][: args.seeds]
-    rows = {}
+    rows: dict[str, dict[str, float]] = {}
     for row in study["rows"]:
-        measures = row["measures"]
-        wanted = {key: (measures.get(key) or {}).get("value") for key in ("unsafe_rate", "counterpart_rate")}
-        if None not in wanted.values():
-            rows[row["name"]] = wanted
+        measures = {key: row["measures"].get(key) for key in ("unsafe_rate", "counterpart_rate")}
+        if all(measures.values()):
+            rows[row["name"]] = {key: measure["value"] for key, measure in measures.items()}
     names = [row["name"] for row in study["rows"] if row["name"] != "base"]
     by_seed = [
         of_seed(load_recipe(args.recipe, [f"seed={seed}"]), args.study / f"seed-{seed}", names) for seed in seeds
