@@ -53,6 +53,15 @@ def test_one_page_holds_every_result_of_a_folder(made_up: Path, tmp_path: Path) 
     assert alone.count('class="verdict"') == 1 and "Suite: paper" in alone
 
 
+def test_two_rows_of_a_suite_that_are_called_alike_are_refused(tmp_path: Path) -> None:
+    path = write_suite(tmp_path)
+    value = json.loads(path.read_text("utf8"))
+    value["rows"].append(value["rows"][0] | {"row": "another"})
+    path.write_text(json.dumps(value))
+    with pytest.raises(RecipeError, match=r"rows\[10\]\.title: found `IP, coprov2_test`, expected a title"):
+        write_report(tmp_path)
+
+
 def test_a_suites_page_keeps_published_figures_under_their_own_label(tmp_path: Path) -> None:
     write_suite(tmp_path)
     text = write_report(tmp_path).read_text("utf8")
