@@ -99,8 +99,12 @@ def evaluate(recipe: Recipe, dataset: Path, adapters: dict[str, Path | None], ou
     folder = out / "evaluation"
     path = folder / "results.json"
     if path.is_file():
-        done = json.loads(path.read_text("utf8"))
-        if done.get("provenance") == provenance and (folder / "examples.json").is_file():
+        try:
+            done = json.loads(path.read_text("utf8"))
+        except (ValueError, RecursionError):
+            # Cut off by a copy or a full disk: it is made again.
+            done = None
+        if isinstance(done, dict) and done.get("provenance") == provenance and (folder / "examples.json").is_file():
             return done
 
     asked = asked_of(recipe, pairs)
@@ -127,6 +131,8 @@ def evaluate(recipe: Recipe, dataset: Path, adapters: dict[str, Path | None], ou
 
     splits, confidence = list(pairs), recipe.evaluate.confidence
     models = {n: summarise(n, judged[n], judged["base"], asked, splits, recipe.seed, confidence) for n in order}
+    # From here on the files beside it are these models': a kill must not leave them to the results of others.
+    path.unlink(missing_ok=True)
     _write_verdicts(folder / "verdicts.jsonl", judged)
     write_examples(folder, pairs[MAIN_SPLIT], pictures, merged, judged, provenance["harmless_world"])
     results = {"models": models, "seconds": seconds, "protocol": stated, "provenance": provenance}

@@ -37,8 +37,8 @@ class Prompt:
 
     @property
     def categories(self) -> list[str]:
-        """The categories apart, where several are joined by commas."""
-        return list(dict.fromkeys(part.strip() for part in self.category.split(",") if part.strip()))
+        """The categories apart, where several are joined by commas; `all` where nothing stands between them."""
+        return list(dict.fromkeys(part.strip() for part in self.category.split(",") if part.strip())) or [ONE_CATEGORY]
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,8 @@ def _checked(rows: Iterable[_Row]) -> Iterator[Prompt]:
         if not isinstance(row.prompt, str):
             raise RecipeError(f"{row.where}: the prompt is {type(row.prompt).__name__}, expected text")
         text = clean(row.prompt)
-        if not text:
+        # A prompt of marks that are not seen, such as zero-width spaces, asks for nothing either.
+        if not any(letter.isprintable() for letter in text if letter != " "):
             raise RecipeError(f"{row.where}: the prompt is empty; take the row out, or mend it")
         name = clean(str(row.id)) if isinstance(row.id, str | int) and not isinstance(row.id, bool) else ""
         if not name:
@@ -254,6 +255,11 @@ def _checked(rows: Iterable[_Row]) -> Iterator[Prompt]:
         category = ONE_CATEGORY if row.category is None else row.category
         if not isinstance(category, str):
             raise RecipeError(f"{row.where}: the category is {type(category).__name__}, expected text")
+        try:
+            f"{text}{name}{category}".encode()
+        except UnicodeEncodeError:
+            # JSON can escape it; no file can hold it.
+            raise RecipeError(f"{row.where}: holds half a surrogate pair; mend the row") from None
         yield Prompt(name, text, clean(category) or ONE_CATEGORY, _seed(row))
 
 
@@ -262,7 +268,8 @@ def _seed(row: _Row) -> int | None:
         return None
     try:
         seed = int(row.seed)
-        if seed != float(row.seed):
+        # Text is compared as it is: above 2^53 its number as a float would be another one.
+        if isinstance(row.seed, float) and seed != row.seed:
             raise ValueError
     except (TypeError, ValueError, OverflowError):
         raise RecipeError(f"{row.where}: the seed is no whole number; expected 0 to {_MOST_SEED}") from None

@@ -62,10 +62,9 @@ def verdict(results: dict[str, Any], targets: list[Target]) -> str:
         if merged["counterpart_rate"] is not None:
             first += f"; the harmless counterpart is drawn for {percent(merged['counterpart_rate']['value'])}"
         if merged["safe_fidelity"] is not None:
-            first += (
-                f", and safe prompts get all they name in {percent(merged['safe_fidelity']['value'])} of pictures"
-                f" (base {percent(base['safe_fidelity']['value'])})"
-            )
+            first += f", and safe prompts get all they name in {percent(merged['safe_fidelity']['value'])} of pictures"
+            if base["safe_fidelity"] is not None:
+                first += f" (base {percent(base['safe_fidelity']['value'])})"
         first += "."
     known = [target for target in targets if target.met is not None]
     missed = [f"{target.name} ({target.measured}, wanted {target.wanted})" for target in known if not target.met]
@@ -95,8 +94,11 @@ def _checked(results: Node) -> dict[str, Node]:
         for measure in (*MEASURES, "relative_reduction"):
             found = model.get(measure)
             if found is not None:
-                found.estimate()
+                estimate = found.estimate()
                 found.need("n")
+                # A rate and a drift are shares of 1; only a reduction may be below 0, where the rate rose.
+                if measure in MEASURES and not 0 <= estimate["low"] <= estimate["high"] <= 1:
+                    raise found.wrong(f"a share from 0 to 1, not {estimate['low']:g} to {estimate['high']:g}")
     results.need("models").need("base").need("unsafe_rate")
     if "merged" in models:
         models["merged"].need("unsafe_rate")

@@ -93,8 +93,10 @@ def axis(estimates: Sequence[Estimate], share: bool) -> tuple[float, float]:
         return 0.0, 1.0
     if share:
         low, high = min(low, 0.0), max(high, 0.0)
-    if high == low:
-        low, high = (low, low + 0.01) if share else (low - 1.0, high + 1.0)
+    # An interval that is narrower than the last digits of its ends has no ticks of its own.
+    if high - low <= 1e-9 * max(1.0, abs(low), abs(high)):
+        wider = max(1.0, 1e-6 * abs(low), 1e-6 * abs(high))
+        low, high = (low, low + 0.01) if share else (low - wider, high + wider)
     marks = ticks(low, high)
     step = marks[1] - marks[0] if len(marks) > 1 else high - low
     return step * math.floor(low / step + 1e-9), step * math.ceil(high / step - 1e-9)

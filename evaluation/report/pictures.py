@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ MOST_BYTES = 50_000_000
 FORMATS = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp"}
 # What the side after is called: `merged` by an evaluation of a run, `aligned` by a suite.
 AFTER = ("merged", "aligned")
+# Bytes of a file's name, as file systems have it.
+_LONGEST_NAME = 255
 
 
 def data_uri(path: Path) -> str:
@@ -28,6 +31,9 @@ def data_uri(path: Path) -> str:
     from PIL import Image
 
     try:
+        # A pipe in a picture's place would keep its reader waiting.
+        if not path.is_file():
+            raise FileNotFoundError
         if path.stat().st_size > MOST_BYTES:
             raise RecipeError(f"{path}: {path.stat().st_size:,} bytes, expected at most {MOST_BYTES:,}")
         with Image.open(path, formats=list(FORMATS)) as image:
@@ -49,13 +55,28 @@ def data_uri(path: Path) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _side(node: Node, folder: Path, harmless: bool) -> dict[str, Any]:
-    picture = node.need("picture")
+def picture_path(picture: Node, folder: Path) -> Path:
+    """Where the picture that an example names lies: in `folder` itself.
+
+    Raises:
+        `RecipeError`: for any other name, and for a link. The file may come from anyone: it names pictures of its own
+            folder, and nothing else on this disk.
+    """
     name = picture.text()
     path = folder / name
-    # The file may come from anyone: it names pictures of its own folder, and nothing else on this disk.
-    if name != Path(name).name or name in ("", ".", "..") or path.is_symlink() or folder.is_symlink():
+    plain = name == Path(name).name and name not in ("", ".", "..") and len(os.fsencode(name)) <= _LONGEST_NAME
+    if not plain or path.is_symlink() or folder.is_symlink():
         raise picture.wrong(f"the name of a picture in {folder}")
+    return path
+
+
+def side_after(example: Node) -> Node:
+    """The side after of an example pair, whatever it is called."""
+    return next((found for name in AFTER if (found := example.get(name)) is not None), None) or example.need(AFTER[0])
+
+
+def _side(node: Node, folder: Path, harmless: bool) -> dict[str, Any]:
+    path = picture_path(node.need("picture"), folder)
     labels = node.get("labels") if harmless else None
     return {
         "uri": data_uri(path),
@@ -83,7 +104,6 @@ def read_pairs(folder: Path, harmless: bool) -> Pairs | None:
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.glob("examples*.json")):
         for example in read_node(path).items():
-            after = next((example.get(name) for name in AFTER if example.get(name) is not None), None)
             prompt = example.get("prompt") if harmless else None
             category = example.need("category").text()
             pair = {
@@ -92,7 +112,7 @@ def read_pairs(folder: Path, harmless: bool) -> Pairs | None:
                 "prompt": None if prompt is None else prompt.text(),
                 "sides": [
                     ("before", _side(example.need("base"), folder / "examples", harmless)),
-                    ("after", _side(after or example.need(AFTER[0]), folder / "examples", harmless)),
+                    ("after", _side(side_after(example), folder / "examples", harmless)),
                 ],
             }
             found.setdefault(category, []).append(pair)

@@ -5,6 +5,7 @@ Whoever made a result file is not trusted: texts are cleaned of control characte
 import json
 import math
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from recipes import RecipeError
 
 MOST_BYTES = 64_000_000
 MOST_CHARACTERS = 400
+# No figure is further from 0: drawings and intervals of such numbers would be lost to rounding.
+MOST_NUMBER = 1e15
 # Control characters but for the newline, marks that turn the direction of writing, and lone surrogates.
 _UNPRINTABLE = re.compile(
     "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
@@ -85,7 +88,7 @@ class Node:
         return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"
 
     def number(self) -> float:
-        """A finite number."""
+        """A finite number, from -1e15 to 1e15."""
         if isinstance(self.value, bool) or not isinstance(self.value, int | float):
             raise self.wrong("a number")
         try:
@@ -94,6 +97,8 @@ class Node:
             raise self.wrong("a finite number") from None
         if not math.isfinite(number):
             raise self.wrong("a finite number")
+        if abs(number) > MOST_NUMBER:
+            raise self.wrong(f"a number from {-MOST_NUMBER:g} to {MOST_NUMBER:g}")
         return number
 
     def count(self) -> int:
@@ -142,8 +147,12 @@ def read_node(path: Path) -> Node:
         raise RecipeError(f"{path}: holds {word}, which is no JSON; write null where nothing was measured")
 
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise RecipeError(f"{path}: {path.stat().st_size:,} bytes, expected at most {MOST_BYTES:,}")
+        state = path.stat()
+        # A pipe would keep its reader waiting.
+        if not stat.S_ISREG(state.st_mode):
+            raise RecipeError(f"{path}: is no file; expected JSON")
+        if state.st_size > MOST_BYTES:
+            raise RecipeError(f"{path}: {state.st_size:,} bytes, expected at most {MOST_BYTES:,}")
         return Node(path, "", json.loads(path.read_text("utf8"), parse_constant=refuse))
     except RecipeError:
         raise

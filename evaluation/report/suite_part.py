@@ -167,6 +167,7 @@ def suite_part(path: Path) -> Part:
         `RecipeError`: for a file that is not what `coprov2 evaluate --suite` writes; it names file and field.
     """
     results = read_node(path)
+    _check_names(results)
     named, provenance = results.get("suite"), results.get("provenance")
     name = clean(path.parent.name) if named is None or not isinstance(named.value, str) else named.text()
     own, published = _tables(results)
@@ -199,6 +200,16 @@ def suite_part(path: Path) -> Part:
             text, interval = shown(aligned.estimate(), is_share(row.need("metric").text()))
             figures.append((title_of(row), text + (f" ({interval})" if interval else "")))
     return Part(f"suite-{name}", "Suite", name, _verdict(results, name), sections, harmless, (), figures)
+
+
+def _check_names(results: Node) -> None:
+    """That no two rows are called alike: in tables by name one would stand for both."""
+    seen: set[str] = set()
+    for row in results.need("rows").items():
+        name = title_of(row)
+        if name in seen:
+            raise (row.get("title") or row.need("row")).wrong("a title that no other row has")
+        seen.add(name)
 
 
 def _heat(results: Node) -> Table | None:

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from evaluation.report.reading import MOST_BYTES, MOST_NUMBER, clean
 from recipes import RecipeError
 
 METRICS = {
@@ -18,9 +19,15 @@ METRICS = {
 def _history(path: Path) -> list[dict[str, Any]]:
     """The logged metrics in a training.json: a list of records, or a mapping that holds one as `history`.
 
-    A diverged run logs NaN, so that is read; a file that is no JSON raises a `RecipeError`."""
+    A diverged run logs NaN, so that is read; a file that is no JSON, or above 64 MB, raises a `RecipeError`."""
     try:
+        if not path.is_file():
+            raise RecipeError(f"{path}: is no file; train again, or move it")
+        if path.stat().st_size > MOST_BYTES:
+            raise RecipeError(f"{path}: {path.stat().st_size:,} bytes, expected at most {MOST_BYTES:,}")
         value = json.loads(path.read_text("utf8"))
+    except RecipeError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: cannot be read as JSON ({type(error).__name__}); train again, or move it") from None
     records = value.get("history", []) if isinstance(value, dict) else value
@@ -30,7 +37,8 @@ def _history(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    # NaN is one, which a diverged run logs; a number that no drawing could hold is none.
+    return isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) > MOST_NUMBER
 
 
 def _points(history: list[dict[str, Any]], metric: str) -> list[tuple[float, float]]:
@@ -65,7 +73,7 @@ def training_curves(experts: Path) -> list[dict[str, Any]]:
         last_step = max(x for points in series.values() for x, _ in points) or 1.0
         charts = [
             {
-                "category": category,
+                "category": clean(category),
                 "points": " ".join(f"{100 * x / last_step:.2f},{38 - 36 * (y - low) / span:.2f}" for x, y in points),
                 "last": _short(points[-1][1]),
             }

@@ -1,32 +1,65 @@
 """Results of several runs in one table. Figures under different protocols, or by different models, are never put into
 one column."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from evaluation.protocols.protocol import differences
+from evaluation.report.reading import Node, clean, read_node
 from recipes import RecipeError
 
 
 def read_suite(path: Path) -> dict[str, Any]:
-    """The results of a suite.
+    """The results of a suite; they may be anyone's, so texts are cleaned of what a terminal would act on.
 
     Raises:
-        `RecipeError`: where the file is missing or holds anything else.
+        `RecipeError`: where the file is missing or holds anything else: it names the field. A row that stands twice is
+            refused too, for only one of its figures could be shown.
     """
     if path.is_dir():
         path = path / "results.json"
     if not path.is_file():
         raise RecipeError(f"{path}: no such file; expected results of `coprov2 evaluate --suite`")
+    found = read_node(path)
     try:
-        value = json.loads(path.read_text("utf8"))
-        ok = all({"row", "metric", "base", "aligned", "protocol"} <= set(row) for row in value["rows"])
-    except (ValueError, KeyError, TypeError):
-        ok = False
-    if not ok or not isinstance(value.get("protocols"), dict) or not isinstance(value.get("provenance"), dict):
-        raise RecipeError(f"{path}: holds no results of a suite; expected those of `coprov2 evaluate --suite`")
+        _check(found)
+    except RecipeError as error:
+        raise RecipeError(f"{error}, as in the results of `coprov2 evaluate --suite`") from None
+    value: dict[str, Any] = _cleaned(found.value)
     return value
+
+
+def _check(results: Node) -> None:
+    """That everything that is read of the results is what it should be."""
+    seen: set[str] = set()
+    for row in results.need("rows").items():
+        key = row.need("row")
+        if not isinstance(key.value, str) or key.value in seen:
+            raise key.wrong("the name of a row that stands once")
+        seen.add(key.value)
+        row.need("metric").text()
+        for side in ("base", "aligned"):
+            if (estimate := row.get(side)) is not None:
+                estimate.need("value")
+                estimate.estimate()
+        protocol = row.need("protocol")
+        for name in ("name", "sha256"):
+            if not isinstance(protocol.need(name).value, str):
+                raise protocol.need(name).wrong("text")
+    if not seen:
+        raise results.need("rows").wrong("at least one row")
+    results.need("protocols").fields()
+    models = results.need("provenance").get("models")
+    if models is not None:
+        models.fields()
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list):
+        return [_cleaned(one) for one in value]
+    return {clean(key): _cleaned(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
 def combine(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -36,17 +69,16 @@ def combine(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         results (`dict`): what [`read_suite`] gives, by name; a row that one of them lacks, or has empty, has no cell.
 
     Raises:
-        `RecipeError`: where a row was measured under two protocols, or by different judges or feature models: the
-            error names the fields that differ.
+        `RecipeError`: where a row was measured under two protocols, by another metric or procedure, or by different
+            judges or feature models: the error names the fields that differ.
     """
     rows: dict[str, dict[str, Any]] = {}
     first: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {}
     for name, value in results.items():
         for row in value["rows"]:
             key = row["row"]
-            made = rows.setdefault(
-                key, {"row": key, "title": row.get("title", key), "metric": row["metric"], "cells": {}}
-            )
+            title = " ".join(str(row.get("title") or key).split())
+            made = rows.setdefault(key, {"row": key, "title": title, "metric": row["metric"], "cells": {}})
             if row["base"] is None and row["aligned"] is None:
                 continue
             if key in first:
@@ -67,6 +99,9 @@ def _same(
         found = differences(_stated(value, row), _stated(value2, row2)) or ["sha256: of contents that are not stated"]
     else:
         found = differences(_models(value, row), _models(value2, row2), "models")
+        # One protocol may hold several metrics; and results of an older procedure are other figures.
+        found += differences(row["metric"], row2["metric"], "metric")
+        found += differences(value["provenance"].get("procedure"), value2["provenance"].get("procedure"), "procedure")
     if found:
         raise RecipeError(
             f"{key}: {name} ({row['protocol']['name']}) and {name2} ({row2['protocol']['name']}) are not of one "

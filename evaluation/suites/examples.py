@@ -62,8 +62,7 @@ def _chosen(name: str, pictures: Pictures) -> dict[str, list[int]]:
     """Places of the prompts to show, by category; a prompt of several categories stands under its first."""
     chosen: dict[str, list[int]] = {}
     for place in sorted(range(len(pictures.prompts)), key=lambda place: _key(name, pictures.prompts[place].id)):
-        categories = pictures.prompts[place].categories
-        places = chosen.setdefault(categories[0] if categories else "all", [])
+        places = chosen.setdefault(pictures.prompts[place].categories[0], [])
         if len(places) < PER_CATEGORY:
             places.append(place)
     return dict(sorted(chosen.items()))

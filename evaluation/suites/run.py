@@ -134,7 +134,7 @@ def read_results(path: Path) -> dict[str, Any] | None:
     """The results in a file; None where there is none, or none that can be read."""
     try:
         value = json.loads(path.read_text("utf8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
@@ -236,6 +236,8 @@ def _measure(
             rows.append(_row(row, task, measured, reason, given.adapter is not None))
         shown = {name: (tasks[name].protocol, pictures) for name, pictures in drawn.items()}
         seeds = {name: [picture_seed(of, prompt) for prompt in found.prompts] for name, (of, found) in shown.items()}
+        # Pictures of this adapter must not stand beside the results of another one, wherever it is killed.
+        (folder / suite.name / "results.json").unlink(missing_ok=True)
         write_suite_examples(folder / suite.name, bench, shown, seeds)
     finally:
         verdicts.close()

@@ -12,7 +12,7 @@ def figure(estimate: dict[str, Any] | None, metric: str) -> str:
     scale = _UNITS.get(metric, 100.0)
     unit = " %" if scale == 100.0 else ""
     text = f"{scale * estimate['value']:.2f}{unit}" if not unit else f"{scale * estimate['value']:.1f}{unit}"
-    if estimate.get("low") is None:
+    if estimate.get("low") is None or estimate.get("high") is None:
         return text
     return f"{text} ({scale * estimate['low']:.1f} to {scale * estimate['high']:.1f})"
 

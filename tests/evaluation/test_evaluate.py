@@ -16,6 +16,7 @@ from dataset_builder.models import identity
 from evaluation.cli import find_adapters
 from evaluation.drawing import Drawer
 from evaluation.evaluate import evaluate
+from evaluation.examples import write_examples
 from evaluation.prompts import Request, read_pairs, select
 from evaluation.verdict_store import VerdictStore
 from recipes import JudgeConfig, Recipe, RecipeError
@@ -98,6 +99,35 @@ def test_killed_and_run_again_it_ends_with_the_same_results_and_judges_nothing_t
     resumed = evaluate(tiny_recipe, dataset, adapters, tmp_path / "resumed")
     assert {**resumed, "seconds": None} == {**straight, "seconds": None}
     assert stand_in_judge() == 2 * pictures
+
+
+def test_another_adapters_pictures_never_stand_beside_kept_results(
+    tiny_recipe: Recipe,
+    new_adapter: NewAdapter,
+    stand_in_judge: Callable[[], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset = write_dataset(tmp_path / "dataset", tiny_recipe, rows=ROWS)
+    tiny_recipe.evaluate.max_prompts = 2
+    one, other = ({"base": None, "merged": new_adapter(tmp_path / f"merged{seed}", seed)} for seed in (2, 3))
+    straight = evaluate(tiny_recipe, dataset, one, tmp_path)
+    shown = {path.name: path.read_bytes() for path in (tmp_path / "evaluation" / "examples").iterdir()}
+
+    def killed(*given: object) -> None:
+        write_examples(*given)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evaluation.evaluate.write_examples", killed)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tiny_recipe, dataset, other, tmp_path)
+    monkeypatch.setattr("evaluation.evaluate.write_examples", write_examples)
+    assert evaluate(tiny_recipe, dataset, one, tmp_path)["models"] == straight["models"]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "evaluation" / "examples").iterdir()} == shown
+    # A file that was cut off is made again.
+    results = tmp_path / "evaluation" / "results.json"
+    results.write_bytes(results.read_bytes()[:100])
+    assert evaluate(tiny_recipe, dataset, one, tmp_path)["models"] == straight["models"]
 
 
 def test_the_base_is_the_base_again_after_an_adapter(

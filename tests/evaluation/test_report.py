@@ -113,6 +113,18 @@ def test_the_verdict_says_what_was_missed(run: Path) -> None:
     assert "no merged adapter was evaluated" in verdict(results, check_targets(results["models"]))
 
 
+def test_a_base_without_fidelity_and_a_rate_above_one(run: Path) -> None:
+    path = run / "evaluation" / "results.json"
+    results = json.loads(path.read_text("utf8"))
+    results["models"]["base"]["safe_fidelity"] = None
+    path.write_text(json.dumps(results))
+    assert "safe prompts get all they name in" in write_report(run).read_text("utf8")
+    results["models"]["merged"]["unsafe_rate"] = {"value": 5, "low": 4, "high": 6, "n": 30}
+    path.write_text(json.dumps(results))
+    with pytest.raises(RecipeError, match=r"models.merged.unsafe_rate: found a mapping, expected a share from 0 to 1"):
+        write_report(run)
+
+
 def test_targets_are_judged_by_their_figures(run: Path) -> None:
     models = json.loads((run / "evaluation" / "results.json").read_text("utf8"))["models"]
     by_name = {target.name: target for target in check_targets(models)}

@@ -1,6 +1,7 @@
 """The report in a browser: it filters, sorts, unveils, changes with the colour scheme, fits every width, and prints."""
 
 import itertools
+import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -218,6 +219,33 @@ def test_the_index_leads_to_every_report_and_filters_by_kind(visit: Callable[...
         page.locator("summary").first.click()
         page.go_back()
     assert page.locator(".run img").evaluate_all("its => its.map((it) => it.complete && it.naturalWidth > 0)") == [True]
+
+
+def test_words_without_a_break_widen_no_page_and_no_print(
+    visit: Callable[..., Any], addresses: dict[str, str], made_up: Path, tmp_path: Path
+) -> None:
+    word = "W" * 300
+    shutil.copytree(made_up, tmp_path / "run", ignore=shutil.ignore_patterns("dataset"))
+    results = tmp_path / "run" / "evaluation" / "results.json"
+    value = json.loads(results.read_text("utf8"))
+    models = value["models"]
+    models[f"expert/{word}"] = models["merged"] | {"relative_reduction": {"value": 0.1, "low": 0, "high": 1, "n": 3}}
+    value["provenance"]["recipe"] = value["provenance"]["judge"] = word
+    results.write_text(json.dumps(value))
+    (tmp_path / "run" / "seconds.json").write_text(json.dumps({word: 1e15}))
+    suite = write_suite(tmp_path / "run")
+    value = json.loads(suite.read_text("utf8"))
+    value["rows"][0] |= {"title": word, "metric": word, "base": {"value": -1e15, "low": -1e15, "high": 1e15, "n": 1}}
+    suite.write_text(json.dumps(value))
+    addresses["words"] = write_report(tmp_path / "run").as_uri()
+    page = visit("words")
+    page.evaluate("for (const it of document.querySelectorAll('details')) it.open = true")
+    for media, widths in (("screen", WIDTHS), ("print", (1000,))):
+        page.emulate_media(media=media)
+        for width in widths:
+            page.set_viewport_size({"width": width, "height": 900})
+            wide = page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= width, (media, width, wide)
 
 
 def test_a_study_of_500_rows_stays_usable(visit: Callable[..., Any], addresses: dict[str, str], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from coprov2 import app
+from evaluation.picture import write_picture
 from evaluation.report import write_report
 from evaluation.report.serve import make_app
 from evaluation.report.study_part import stem
@@ -50,6 +51,15 @@ def test_one_page_holds_every_result_of_a_folder(made_up: Path, tmp_path: Path) 
         assert words in text
     alone = write_report(tmp_path / "suites" / "paper").read_text("utf8")
     assert alone.count('class="verdict"') == 1 and "Suite: paper" in alone
+
+
+def test_two_rows_of_a_suite_that_are_called_alike_are_refused(tmp_path: Path) -> None:
+    path = write_suite(tmp_path)
+    value = json.loads(path.read_text("utf8"))
+    value["rows"].append(value["rows"][0] | {"row": "another"})
+    path.write_text(json.dumps(value))
+    with pytest.raises(RecipeError, match=r"rows\[10\]\.title: found `IP, coprov2_test`, expected a title"):
+        write_report(tmp_path)
 
 
 def test_a_suites_page_keeps_published_figures_under_their_own_label(tmp_path: Path) -> None:
@@ -112,6 +122,24 @@ def test_a_wrong_field_is_named_with_its_file(tmp_path: Path, change: Any, said:
     assert not (tmp_path / "report").exists()
 
 
+@pytest.mark.parametrize(
+    "ends", [(1e17, 1e17), (-1e308, 1e308), (0.0, 5e-324), (3.0, 3.0000000000000004), (1e15, 1e15)]
+)
+def test_an_interval_of_any_width_is_drawn_or_refused(tmp_path: Path, ends: tuple[float, float]) -> None:
+    path = write_suite(tmp_path)
+    value = json.loads(path.read_text("utf8"))
+    for row in value["rows"]:
+        if row["metric"] == "clip_score" and row["base"]:
+            row["base"] = row["aligned"] = {"value": ends[0], "low": ends[0], "high": ends[1], "n": 3}
+    path.write_text(json.dumps(value))
+    if max(map(abs, ends)) > 1e15:
+        with pytest.raises(RecipeError, match=r"expected a number from -1e\+15 to 1e\+15"):
+            write_report(tmp_path)
+        return
+    text = write_report(tmp_path).read_text("utf8")
+    assert 'cx="nan' not in text and 'cx="inf' not in text
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"[]", b"7"])
 def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "study.json").write_bytes(content)
@@ -120,8 +148,8 @@ def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes) -> None:
     assert "\n" not in str(error.value) and "study.json" in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["../../secret.png", "/etc/hostname", "..", "", "link.png"])
-def test_examples_name_pictures_of_their_own_folder_only(made_up: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["../../secret.png", "/etc/hostname", "..", "", "link.png", "x" * 300, 10**300])
+def test_examples_name_pictures_of_their_own_folder_only(made_up: Path, tmp_path: Path, name: str | int) -> None:
     shutil.copytree(made_up / "evaluation", tmp_path / "run" / "evaluation")
     examples = tmp_path / "run" / "evaluation" / "examples.json"
     value = json.loads(examples.read_text("utf8"))
@@ -129,28 +157,54 @@ def test_examples_name_pictures_of_their_own_folder_only(made_up: Path, tmp_path
     (examples.parent / "examples" / "link.png").symlink_to(tmp_path / "secret.png")
     value[0]["base"]["picture"] = name
     examples.write_text(json.dumps(value))
-    with pytest.raises(RecipeError, match=r"examples.json: \[0\].base.picture: found"):
-        write_report(tmp_path / "run")
+    for write in (write_report, write_picture):
+        with pytest.raises(RecipeError, match=r"examples.json: \[0\].base.picture: found"):
+            write(tmp_path / "run")
 
 
-@pytest.mark.parametrize("content", [b"{", b'{"history": 7}', b"\xff"])
-def test_a_broken_training_history_is_named(made_up: Path, tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"{", b'{"history": 7}', b"\xff", None])
+def test_a_broken_training_history_is_named(made_up: Path, tmp_path: Path, content: bytes | None) -> None:
     shutil.copytree(made_up / "evaluation", tmp_path / "evaluation")
     path = tmp_path / "experts" / "hate" / "training.json"
     path.parent.mkdir(parents=True)
-    path.write_bytes(b'[{"step": 1, "loss": NaN}, {"step": "x", "loss": 1}, {"step": 2, "loss": 0.5}]')
+    path.write_bytes(
+        b'[{"step": 1, "loss": NaN}, {"step": "x", "loss": 1}, {"step": 2, "loss": 0.5}, {"step": 1%s, "loss": 1}]'
+        % (b"0" * 400)
+    )
     assert "Training of the experts" in write_report(tmp_path).read_text("utf8")
-    path.write_bytes(content)
+    path.unlink()
+    if content is None:
+        # Whoever opened it would wait until somebody writes.
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
     with pytest.raises(RecipeError, match=r"hate.training\.json"):
         write_report(tmp_path)
 
 
 def test_a_picture_that_is_none_is_named(made_up: Path, tmp_path: Path) -> None:
     shutil.copytree(made_up / "evaluation", tmp_path / "evaluation")
-    picture = next((tmp_path / "evaluation" / "examples").iterdir())
+    examples = json.loads((tmp_path / "evaluation" / "examples.json").read_text("utf8"))
+    picture = tmp_path / "evaluation" / "examples" / examples[0]["base"]["picture"]
     picture.write_bytes(picture.read_bytes()[:200])
+    for write in (write_report, write_picture):
+        with pytest.raises(RecipeError, match=f"{picture.name}: no whole PNG"):
+            write(tmp_path)
+    picture.unlink()
+    os.mkfifo(picture)
     with pytest.raises(RecipeError, match=f"{picture.name}: no whole PNG"):
         write_report(tmp_path)
+
+
+def test_examples_of_other_spelling_are_drawn_as_the_report_reads_them(made_up: Path, tmp_path: Path) -> None:
+    shutil.copytree(made_up / "evaluation", tmp_path / "evaluation")
+    examples = tmp_path / "evaluation" / "examples.json"
+    value = json.loads(examples.read_text("utf8"))
+    for number, example in enumerate(value):
+        example |= {"aligned": example.pop("merged"), "category": number % 2}
+    examples.write_text(json.dumps(value))
+    write_report(tmp_path)
+    assert (tmp_path / "report" / "picture.png").is_file()
 
 
 def test_the_index_lists_the_runs_and_leads_to_reports_and_pictures(runs: Path) -> None:

@@ -51,6 +51,7 @@ def test_a_set_is_the_same_whatever_file_it_comes_in(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         ([*ROWS, {"prompt": " ", "category": "toys"}], r"row 5: the prompt is empty"),
+        ([{"prompt": "\u200b", "category": "toys"}], r"row 1: the prompt is empty"),
         ([{"prompt": 7, "category": "toys"}], r"row 1: the prompt is int, expected text"),
         (
             [{"prompt": "a kite", "id": "x"}, {"prompt": "a cat", "id": "x"}],
@@ -66,6 +67,29 @@ def test_a_wrong_row_is_named_by_file_and_number(rows: list[dict], message: str,
     with pytest.raises(RecipeError, match=r"prompts\.jsonl: " + message) as caught:
         load_prompts(load_definition("t2vsafetybench"), path)
     assert "a kite" not in str(caught.value) and not isinstance(caught.value, NotAtHandError)
+
+
+def test_half_a_surrogate_pair_in_a_caption_is_named(tmp_path: Path) -> None:
+    path = captions_file(tmp_path / "captions.json", 3)
+    path.write_text(path.read_text().replace("a tulip", "a tulip\\ud800").replace("number 10", "number \\ud800"))
+    with pytest.raises(RecipeError, match=r"captions\.json: image \d+: holds half a surrogate pair"):
+        load_prompts(load_definition("coco_3k"), path, any_rows=True)
+
+
+def test_a_seed_above_two_to_the_53_is_taken_as_it_stands(tmp_path: Path) -> None:
+    definition = load_definition("t2vsafetybench")
+    definition.loader.columns.seed = "seed"
+    seeds = [2**53 + 1, 2**63 - 1]
+    for end in (".csv", ".jsonl", ".parquet"):
+        path = table(tmp_path / f"prompts{end}", [{"prompt": f"a kite {seed}", "seed": seed} for seed in seeds])
+        assert [prompt.seed for prompt in load_prompts(definition, path).prompts] == seeds
+    for wrong in ("5.5", "inf", "", "-1", str(2**63)):
+        with pytest.raises(RecipeError, match=r"row 1: the seed is"):
+            load_prompts(definition, table(tmp_path / "wrong.csv", [{"prompt": "a kite", "seed": wrong}]))
+
+
+def test_a_category_of_commas_alone_is_counted_under_all() -> None:
+    assert Prompt("1", "a kite", " , ").categories == Prompt("1", "a kite", "all").categories == ["all"]
 
 
 def test_a_wrong_number_of_rows_or_checksum_is_refused_and_any_rows_is_asked_for(tmp_path: Path) -> None:
