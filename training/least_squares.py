@@ -27,8 +27,8 @@ def category_weights(products: Sequence[Factors], grams: Sequence[Tensor], how: 
         grams (`Sequence[torch.Tensor]`): K matrices (in, in).
         how (`str`): `"equal"`: every category 1, its Gram being a mean over its own inputs; `"trace"`: inverse to the
             mean square of its inputs; `"energy"`: inverse to the mean square of its expert's outputs, so that a weak
-            expert's relative error counts as much as a strong one's. In a layer that no expert has moved, or that has no
-            inputs, every category counts 1.
+            expert's relative error counts as much as a strong one's. In a layer that no expert has moved, or that has
+            no inputs, every category counts 1.
     """
     if how not in CATEGORY_WEIGHTS:
         raise ValueError(f"category_weight is {how!r}; it must be one of {', '.join(CATEGORY_WEIGHTS)}")
