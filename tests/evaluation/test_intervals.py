@@ -1,5 +1,7 @@
 """Intervals: against published values, and against what must hold of them."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,21 @@ def test_resamples_drawn_a_few_at_a_time_are_those_drawn_at_once() -> None:
     picks = named_rng("drift", 1).integers(0, 1237, size=(2000, 1237))
     low, high = np.quantile(values[picks].mean(axis=1), [0.025, 0.975])
     found = bootstrap_mean(values.tolist(), "drift", 1)
+    assert found is not None and (found["low"], found["high"]) == (round(float(low), 6), round(float(high), 6))
+
+
+def test_a_relative_reduction_of_many_prompts_needs_little_memory() -> None:
+    rng = np.random.default_rng(0)
+    before, after = rng.random(9000) < 0.4, rng.random(9000) < 0.1
+    tracemalloc.start()
+    found = relative_reduction(before.tolist(), after.tolist(), "many", 1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # All resamples at once would hold three arrays of 144 MB.
+    assert peak < 60e6
+    picks = named_rng("many", 1).integers(0, 9000, size=(2000, 9000))
+    reductions = 1 - after[picks].mean(axis=1) / before[picks].mean(axis=1)
+    low, high = np.quantile(reductions, [0.025, 0.975])
     assert found is not None and (found["low"], found["high"]) == (round(float(low), 6), round(float(high), 6))
 
 
