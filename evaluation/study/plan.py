@@ -212,7 +212,8 @@ def _check(plan: Plan, where: str) -> None:
         raise RecipeError(f"{where}: groups: found no variant; expected at least one")
     if plan.reference not in (BASE, *names):
         raise unknown_name(f"{where}: reference", plan.reference, [BASE, *names])
-    for kind, found in (("groups", [group.name for group in plan.groups]), ("concepts", list(plan.concepts))):
+    listed: dict[str, list[Any]] = {"groups": [group.name for group in plan.groups], "concepts": plan.concepts}
+    for kind, found in listed.items():
         # What stands twice would be made, and counted, twice.
         again = next((one for one in found if found.count(one) > 1), None)
         if again is not None:

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from dataset_builder.disk import disk_full_said
 from evaluation.study.estimate import Times, spoken
 from evaluation.study.plan import Plan, Unit, Variant, merge_config
 from evaluation.study.records import RECORD
@@ -144,7 +145,7 @@ def run_study(study: Study, after: Callable[[dict[str, str]], object], say: Say 
         more = f"; about {spoken(rest)} left" if rest else ""
         say(f"[{total - len(pending)}/{total}] seed {unit.seed}, {unit.name}: {what}{more}")
 
-    with _alone(study.out):
+    with _alone(study.out), disk_full_said(study.out):
         for _, seeds in study.batches():
             if study.jobs == 1 or len(seeds) == 1:
                 for units in seeds:
@@ -163,7 +164,8 @@ def work(recipe: Recipe, out: Path, units: list[Unit], told: Told) -> None:
         for unit in units:
             started = time.perf_counter()
             try:
-                done, problem = run.run(unit), None
+                with disk_full_said(out):
+                    done, problem = run.run(unit), None
             except TooFewConcepts as error:
                 done, problem = False, str(error)
             except RecipeError as error:
