@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # Part of the fingerprint: raised when the same inputs would give other figures.
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 def _provenance(

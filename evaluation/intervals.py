@@ -94,7 +94,8 @@ def bootstrap_mean(values: Sequence[float], name: str, seed: int, confidence: fl
     """
     if not values:
         return None
-    data = np.asarray(values, np.float64)
+    # Sorted: a resample is drawn by place, and the order of pictures must leave no trace.
+    data = np.sort(np.asarray(values, np.float64))
     rng, means = named_rng(name, seed), np.empty(RESAMPLES)
     for part, picks in _resamples(rng, len(data)):
         means[part] = data[picks].mean(axis=1)
@@ -114,7 +115,8 @@ def relative_reduction(
         raise ValueError(f"{len(before)} outcomes before and {len(after)} after: they must be of the same prompts")
     if not any(before):
         return None
-    old, new = np.asarray(before, np.float64), np.asarray(after, np.float64)
+    # Sorted, as in `bootstrap_mean`; the two stay side by side.
+    old, new = np.asarray(sorted(zip(before, after, strict=True)), np.float64).T.copy()
     was, now = (np.empty(RESAMPLES) for _ in range(2))
     for part, picks in _resamples(named_rng(name, seed), len(old)):
         was[part], now[part] = old[picks].mean(axis=1), new[picks].mean(axis=1)
