@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dataset_builder.disk import disk_full_said
+from evaluation.alone import alone
 from evaluation.drawing import Drawer, adapter_identity, dataset_pictures_hold
 from evaluation.examples import write_examples
 from evaluation.judging import asked_of, draw_and_judge, requests_of
@@ -102,7 +103,7 @@ def evaluate(recipe: Recipe, dataset: Path, adapters: dict[str, Path | None], ou
     done = _results_in(path)
     if done.get("provenance") == provenance and (folder / "examples.json").is_file():
         return done
-    with disk_full_said(folder):
+    with disk_full_said(folder), alone(folder, "evaluation"):
         return _measure(recipe, dataset, adapters, pairs, folder, {"protocol": stated, "provenance": provenance})
 
 

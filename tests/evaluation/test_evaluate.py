@@ -15,6 +15,7 @@ from PIL import Image
 from dataset_builder.judges import JUDGES, Unjudged, Verdict
 from dataset_builder.keys import picture_hash
 from dataset_builder.models import identity
+from evaluation.alone import alone
 from evaluation.cli import find_adapters
 from evaluation.drawing import Drawer
 from evaluation.evaluate import evaluate
@@ -260,6 +261,19 @@ def test_a_full_disk_is_said_in_one_line(
     tiny_recipe.evaluate.max_prompts = 1
     evaluate(tiny_recipe, dataset, {"base": None}, tmp_path)
     assert verdicts.read_bytes() == before
+
+
+def test_two_evaluations_of_one_folder_do_not_meet(
+    tiny_recipe: Recipe, stand_in_judge: Callable[[], int], tmp_path: Path
+) -> None:
+    dataset = write_dataset(tmp_path / "dataset", tiny_recipe, rows=ROWS)
+    tiny_recipe.evaluate.max_prompts = 1
+    with alone(tmp_path / "evaluation", "evaluation"), pytest.raises(RecipeError, match="another evaluation works on"):
+        evaluate(tiny_recipe, dataset, {"base": None}, tmp_path)
+    first = evaluate(tiny_recipe, dataset, {"base": None}, tmp_path)
+    # What is there already can be read meanwhile.
+    with alone(tmp_path / "evaluation", "evaluation"):
+        assert evaluate(tiny_recipe, dataset, {"base": None}, tmp_path) == first
 
 
 def test_a_pair_id_that_stands_twice_is_named(tiny_recipe: Recipe, tmp_path: Path) -> None:
