@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dataset_builder.disk import disk_full_said
+from evaluation.alone import alone
 from evaluation.drawing import Drawer, adapter_identity, dataset_pictures_hold
 from evaluation.examples import write_examples
 from evaluation.judging import asked_of, draw_and_judge, requests_of
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # Part of the fingerprint: raised when the same inputs would give other figures.
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 def _provenance(
@@ -98,15 +100,32 @@ def evaluate(recipe: Recipe, dataset: Path, adapters: dict[str, Path | None], ou
     provenance = _provenance(recipe, dataset, adapters, pairs, protocol)
     folder = out / "evaluation"
     path = folder / "results.json"
-    if path.is_file():
-        try:
-            done = json.loads(path.read_text("utf8"))
-        except (ValueError, RecursionError):
-            # Cut off by a copy or a full disk: it is made again.
-            done = None
-        if isinstance(done, dict) and done.get("provenance") == provenance and (folder / "examples.json").is_file():
-            return done
+    done = _results_in(path)
+    if done.get("provenance") == provenance and (folder / "examples.json").is_file():
+        return done
+    with disk_full_said(folder), alone(folder, "evaluation"):
+        return _measure(recipe, dataset, adapters, pairs, folder, {"protocol": stated, "provenance": provenance})
 
+
+def _results_in(path: Path) -> dict[str, Any]:
+    """What an evaluation before has left; empty where there is none, or it is damaged: then all is counted anew."""
+    try:
+        done = json.loads(path.read_text("utf8"))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return {}
+    return done if isinstance(done, dict) else {}
+
+
+def _measure(
+    recipe: Recipe,
+    dataset: Path,
+    adapters: dict[str, Path | None],
+    pairs: dict[str, list[Pair]],
+    folder: Path,
+    stated: dict[str, Any],
+) -> dict[str, Any]:
+    """Draw, judge, count, and write FOLDER; `stated` is what the results say of how."""
+    provenance = stated["provenance"]
     asked = asked_of(recipe, pairs)
     drawer = Drawer(recipe, provenance["base_model"], folder / "pictures")
     verdicts = VerdictStore(folder / "verdicts.sqlite")
@@ -131,13 +150,13 @@ def evaluate(recipe: Recipe, dataset: Path, adapters: dict[str, Path | None], ou
 
     splits, confidence = list(pairs), recipe.evaluate.confidence
     models = {n: summarise(n, judged[n], judged["base"], asked, splits, recipe.seed, confidence) for n in order}
-    # From here on the files beside it are these models': a kill must not leave them to the results of others.
-    path.unlink(missing_ok=True)
+    # Those of another evaluation must not stand beside the verdicts and pictures of this one.
+    (folder / "results.json").unlink(missing_ok=True)
     _write_verdicts(folder / "verdicts.jsonl", judged)
     write_examples(folder, pairs[MAIN_SPLIT], pictures, merged, judged, provenance["harmless_world"])
-    results = {"models": models, "seconds": seconds, "protocol": stated, "provenance": provenance}
+    results = {"models": models, "seconds": seconds, **stated}
     # Last, because its presence says that all the rest is there.
-    write_json(path, results)
+    write_json(folder / "results.json", results)
     return results
 
 

@@ -4,6 +4,7 @@
 A number that nobody claimed is an error too, so that none is stated without a measurement."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -20,7 +21,10 @@ from recipes.writing import write_whole
 # What looks like a measured figure: a share, a difference in points, a ratio.
 _FIGURE = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?\s*(?:%|points?\b|times\b|x\b(?!\s*\d))")
 _CODE = re.compile(r"```.*?```|`[^`\n]*`|<!--.*?-->", re.DOTALL)
-_NUMBER = r"(-?\d[\d,]*(?:\.\d+)?)"
+# All of a number: the 2 of 12, or the 12 of 12.5, is another one.
+_NUMBER = r"(?<![\d.,])(-?\d[\d,]*(?:\.\d+)?)(?![\d]|[.,]\d)"
+# A step of a path into a result: a key, and for a list which entry.
+_STEP = re.compile(r"([^.\[\]]+)(?:\[([^=\[\]]+)=([^\[\]]*)\])?(?:\.(?=.)|$)")
 RULES = ("inside", "at_most", "at_least")
 
 
@@ -95,6 +99,9 @@ def read_claims(path: Path) -> tuple[dict[str, Source], list[Claim], list[str]]:
         raise RecipeError(f"{path}: no such file; give one by --claims")
     whole: Claims = fill(Claims, parse_yaml(path.read_text("utf8"), str(path)) or {}, str(path), "")
     sources = {name: fill(Source, entry, str(path), f"sources.{name}") for name, entry in whole.sources.items()}
+    for name, source in sources.items():
+        if not source.command:
+            raise RecipeError(f"{path}: sources.{name}.command: found no word, expected a command")
     claims = [fill(Claim, entry, str(path), f"claims[{index}]") for index, entry in enumerate(whole.claims)]
     for index, claim in enumerate(claims):
         where = f"{path}: claims[{index}]"
@@ -104,6 +111,10 @@ def read_claims(path: Path) -> tuple[dict[str, Source], list[Claim], list[str]]:
             raise RecipeError(f"{where}.rule: found {claim.rule!r}, expected one of {', '.join(RULES)}")
         if claim.text.count("{}") != 1:
             raise RecipeError(f"{where}.text: expected one {{}} in place of the number, found {claim.text!r}")
+        bounds = (("unit", claim.unit == 0, "another number than 0"), ("of", (claim.of or 1) < 1, "1 or more"))
+        for name, wrong, expected in (*bounds, ("within", (claim.within or 1) < 1, "a factor of 1 or more")):
+            if wrong or getattr(claim, name) == 0:
+                raise RecipeError(f"{where}.{name}: found {getattr(claim, name)}, expected {expected}")
     return sources, claims, whole.texts
 
 
@@ -129,10 +140,12 @@ def look_up(result: Any, at: str) -> Any:
     """What stands in a result at `rows[name=merged].measures.unsafe_rate`.
 
     Raises:
-        `RecipeError`: where there is nothing.
+        `RecipeError`: where there is nothing, or for a path that is none.
     """
-    node = result
-    for key, name, value in re.findall(r"([^.\[\]]+)(?:\[([^=\]]+)=([^\]]*)\])?(?:\.|$)", at):
+    node, steps = result, list(_STEP.finditer(at))
+    if not at or "".join(step[0] for step in steps) != at:
+        raise RecipeError(f"at: found {at!r}, expected keys joined by dots, with [key=value] for the entry of a list")
+    for key, name, value in (step.groups() for step in steps):
         node = node.get(key) if isinstance(node, dict) else None
         if name and isinstance(node, list):
             node = next((entry for entry in node if isinstance(entry, dict) and str(entry.get(name)) == value), None)
@@ -148,22 +161,28 @@ def weigh(claim: Claim, text: str, measured: Any) -> Finding:
     number must agree to the digits that are stated.
 
     Raises:
-        `RecipeError`: if neither was found.
+        `RecipeError`: if neither was found, or NaN, infinity, or an interval without its value.
     """
     number = float(text.replace(",", "")) * claim.unit
     half = 0.5 * 10.0 ** -len(text.partition(".")[2]) * claim.unit
     if isinstance(measured, dict) and {"value", "low", "high"} <= measured.keys():
-        value, low, high = (float(measured[key]) for key in ("value", "low", "high"))
-    elif isinstance(measured, (int, float)) and not isinstance(measured, bool):
+        ends = [measured[key] for key in ("low", "value", "high")]
+        if not all(_is_finite(end) for end in ends) or not ends[0] <= ends[1] <= ends[2]:
+            raise RecipeError(f"{claim.at}: found low, value, high of {ends}, expected finite numbers in this order")
+        low, value, high = map(float, ends)
+    elif _is_finite(measured):
         value = low = high = float(measured)
         if claim.of is not None:
+            if not 0 <= value <= 1:
+                raise RecipeError(f"{claim.at}: found {value}, expected a share from 0 to 1, as the claim says `of`")
             estimate = wilson(round(value * claim.of), claim.of)
             assert estimate is not None
             low, high = estimate["low"], estimate["high"]
         if claim.within is not None:
             low, high = sorted((value / claim.within, value * claim.within))
     else:
-        raise RecipeError(f"{claim.at}: found {type(measured).__name__}, expected a number or an estimate")
+        found = measured if isinstance(measured, float) else type(measured).__name__
+        raise RecipeError(f"{claim.at}: found {found}, expected a number or an estimate")
     if claim.rule == "at_most":
         holds = value <= number + half
     elif claim.rule == "at_least":
@@ -173,8 +192,14 @@ def weigh(claim: Claim, text: str, measured: Any) -> Finding:
     return Finding(claim, number, value, low, high, holds)
 
 
+def _is_finite(number: Any) -> bool:
+    return isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number)
+
+
 def unclaimed(path: Path, spans: Iterable[tuple[int, int]]) -> list[str]:
     """Figures in a text outside its code that no claim covers, as `line 12: 98.1 %`."""
+    if not path.is_file():
+        raise RecipeError(f"{path}: no such file; mend texts in docs/claims.yaml")
     text = path.read_text("utf8")
     skipped = [match.span() for match in _CODE.finditer(text)]
     taken = [*spans, *skipped]
@@ -196,14 +221,20 @@ def measure(sources: dict[str, Source], out: Path) -> dict[str, Any]:
         words = [word.replace("{out}", str(out)) for word in source.command]
         words = [sys.executable if word == "python" else word for word in words]
         print(f"evidence: {name}: {' '.join(source.command)}", flush=True)
-        code = subprocess.run(words).returncode
+        try:
+            code = subprocess.run(words).returncode
+        except OSError as error:
+            raise RecipeError(f"source {name}: {words[0]} cannot be started: {error.strerror}") from None
         path = out / source.result
         if code or not path.is_file():
             raise RecipeError(
                 f"source {name}: {' '.join(source.command)} ended with {code} and left {path.name} "
                 f"{'behind' if path.is_file() else 'not behind'}; mend it and run this again"
             )
-        results[name] = json.loads(path.read_text("utf8"))
+        try:
+            results[name] = json.loads(path.read_text("utf8"))
+        except ValueError as error:
+            raise RecipeError(f"source {name}: {path}: not JSON ({error}); delete it and run this again") from None
     return results
 
 

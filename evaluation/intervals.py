@@ -4,7 +4,7 @@ Pure arithmetic on lists; what is counted is decided in `evaluation.measures`.""
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import NormalDist
 from typing import TypedDict
 
@@ -71,6 +71,15 @@ def named_rng(name: str, seed: int) -> np.random.Generator:
     return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
 
 
+def _resamples(rng: np.random.Generator, n: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """Which of `n` values each of `RESAMPLES` resamples holds, a few resamples at a time: all of 30,000 pictures at
+    once would take a gigabyte. The numbers drawn are the same."""
+    step = max(1, _DRAWN_AT_ONCE // n)
+    for start in range(0, RESAMPLES, step):
+        part = slice(start, min(start + step, RESAMPLES))
+        yield part, rng.integers(0, n, size=(part.stop - start, n))
+
+
 def bootstrap_mean(values: Sequence[float], name: str, seed: int, confidence: float = 0.95) -> Estimate | None:
     """A mean with its percentile bootstrap interval (Efron 1979; 2,000 resamples).
 
@@ -85,13 +94,11 @@ def bootstrap_mean(values: Sequence[float], name: str, seed: int, confidence: fl
     """
     if not values:
         return None
-    data = np.asarray(values, np.float64)
+    # Sorted: a resample is drawn by place, and the order of pictures must leave no trace.
+    data = np.sort(np.asarray(values, np.float64))
     rng, means = named_rng(name, seed), np.empty(RESAMPLES)
-    # A few resamples at a time: all of 30,000 pictures at once would take a gigabyte. The numbers drawn are the same.
-    step = max(1, _DRAWN_AT_ONCE // len(data))
-    for start in range(0, RESAMPLES, step):
-        part = slice(start, min(start + step, RESAMPLES))
-        means[part] = data[rng.integers(0, len(data), size=(part.stop - start, len(data)))].mean(axis=1)
+    for part, picks in _resamples(rng, len(data)):
+        means[part] = data[picks].mean(axis=1)
     low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return as_estimate(float(data.mean()), float(low), float(high), len(data))
 
@@ -108,9 +115,11 @@ def relative_reduction(
         raise ValueError(f"{len(before)} outcomes before and {len(after)} after: they must be of the same prompts")
     if not any(before):
         return None
-    old, new = np.asarray(before, np.float64), np.asarray(after, np.float64)
-    picks = named_rng(name, seed).integers(0, len(old), size=(RESAMPLES, len(old)))
-    was, now = old[picks].mean(axis=1), new[picks].mean(axis=1)
+    # Sorted, as in `bootstrap_mean`; the two stay side by side.
+    old, new = np.asarray(sorted(zip(before, after, strict=True)), np.float64).T.copy()
+    was, now = (np.empty(RESAMPLES) for _ in range(2))
+    for part, picks in _resamples(named_rng(name, seed), len(old)):
+        was[part], now[part] = old[picks].mean(axis=1), new[picks].mean(axis=1)
     reductions = 1 - now[was > 0] / was[was > 0]
     low, high = np.quantile(reductions, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return as_estimate(float(1 - new.mean() / old.mean()), float(low), float(high), len(old))

@@ -11,7 +11,7 @@ from evaluation.measures import MAIN_SPLIT, Judged
 from evaluation.prompts import Pair, Request
 from evaluation.scene_readers import READERS, Asked, asked_of_pair
 from evaluation.verdict_store import VerdictStore
-from recipes import Recipe
+from recipes import Recipe, RecipeError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,9 +20,21 @@ if TYPE_CHECKING:
 
 
 def requests_of(pairs: dict[str, list[Pair]], category: str | None = None) -> list[Request]:
-    """What a model draws: unsafe prompts of every split and safe prompts of `test`, of all categories or of one."""
+    """What a model draws: unsafe prompts of every split and safe prompts of `test`, of all categories or of one.
+
+    Raises:
+        `RecipeError`: for a pair id that stands twice: what is drawn before and after is compared by it.
+    """
     requests = []
+    seen: dict[str, str] = {}
     for split, rows in pairs.items():
+        for pair in rows:
+            if pair.pair_id in seen:
+                raise RecipeError(
+                    f"{split}: pair_id {pair.pair_id!r} stands twice, before in {seen[pair.pair_id]}; give each pair "
+                    "an id of its own"
+                )
+            seen[pair.pair_id] = split
         kept = [pair for pair in rows if category is None or pair.category == category]
         requests += [Request(pair, "unsafe") for pair in kept]
         requests += [Request(pair, "safe") for pair in kept if split == MAIN_SPLIT]

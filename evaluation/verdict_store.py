@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from dataset_builder.disk import damage_said
 from dataset_builder.keys import picture_hash
 from recipes import JudgeConfig, RecipeError
 
@@ -28,17 +29,23 @@ class VerdictStore:
         path (`Path`): the SQLite file, made where it is missing.
         keep_judges (`bool`, *optional*, defaults to `False`): whether a judge stays loaded until `close`, for callers
             that hand over their pictures in portions.
+
+    Raises:
+        `RecipeError`: where the file is damaged, now or when verdicts are looked up.
     """
 
     def __init__(self, path: Path, keep_judges: bool = False) -> None:
         self._keep_judges = keep_judges
         self._judges: dict[str, Judge] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         self._db = sqlite3.connect(path)
-        self._db.execute(
-            "CREATE TABLE IF NOT EXISTS verdicts (judge TEXT, picture TEXT, verdict TEXT, PRIMARY KEY (judge, picture))"
-        )
-        self._db.commit()
+        with damage_said(path):
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS verdicts "
+                "(judge TEXT, picture TEXT, verdict TEXT, PRIMARY KEY (judge, picture))"
+            )
+            self._db.commit()
 
     def close(self) -> None:
         """Close the file, and the judges that were kept."""
@@ -75,7 +82,9 @@ class VerdictStore:
             part = names[start : start + _KEYS_PER_QUERY]
             places = ",".join("?" * len(part))
             query = f"SELECT picture, verdict FROM verdicts WHERE judge = ? AND picture IN ({places})"
-            kept |= {picture: json.loads(verdict) for picture, verdict in self._db.execute(query, (identity, *part))}
+            with damage_said(self._path):
+                found = self._db.execute(query, (identity, *part))
+                kept |= {picture: json.loads(verdict) for picture, verdict in found}
         return kept
 
     def _scores(self, config: JudgeConfig, images: "dict[str, Image]", desc: str) -> dict[str, tuple[float, list[str]]]:

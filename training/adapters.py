@@ -6,6 +6,7 @@ the merge's concern."""
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
@@ -74,9 +75,22 @@ class Adapter:
         return {name: self.folded_layer(name) for name in self.layers}
 
     def folded_layer(self, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """One layer of `folded`."""
+        """One layer of `folded`; the scaling is multiplied in float32 at least, as half precision would overflow."""
         a, b = self.layers[layer]
-        return a, b * self.scaling(layer)
+        return a, b.to(torch.promote_types(b.dtype, torch.float32)) * self.scaling(layer)
+
+    def require_finite(self, told: str) -> None:
+        """Raise an `AdapterError` that names the layer, behind `told`, where a weight is NaN, infinite or no float."""
+        for name in self.layers:
+            for side, tensor in zip("AB", self.layers[name], strict=True):
+                if not tensor.is_floating_point():
+                    raise AdapterError(f"{told}: layer {name}: {side} is of {tensor.dtype}, expected real numbers")
+                wrong = tensor.numel() - int(torch.isfinite(tensor).sum())
+                if wrong:
+                    raise AdapterError(
+                        f"{told}: layer {name}: {wrong} of the {tensor.numel()} numbers of {side} are NaN or infinite; "
+                        "train it again"
+                    )
 
 
 class _StoredLayers(Mapping[str, tuple[torch.Tensor, torch.Tensor]]):
@@ -95,9 +109,10 @@ class _StoredLayers(Mapping[str, tuple[torch.Tensor, torch.Tensor]]):
     def __len__(self) -> int:
         return len(self._keys)
 
-    def rank(self, layer: str) -> int:
-        """From the header alone."""
-        return int(self._file.get_slice(self._keys[layer][0]).get_shape()[0])
+    def shapes(self, layer: str) -> tuple[list[int], list[int]]:
+        """Of A and of B, from the header alone."""
+        a, b = self._keys[layer]
+        return self._file.get_slice(a).get_shape(), self._file.get_slice(b).get_shape()
 
 
 class _Header:
@@ -278,12 +293,17 @@ def open_lora(folder: str | Path) -> Adapter:
     component: str | None = None
     if not path.is_file() and (folder / "adapter_model.safetensors").is_file():
         path, prefix = folder / "adapter_model.safetensors", "base_model.model."
-        config = json.loads((folder / "adapter_config.json").read_text("utf8"))
+        config = _peft_config(folder / "adapter_config.json")
         base = (config.get("auto_mapping") or {}).get("base_model_class") or ""
         component = "transformer" if "Transformer" in base else "unet"
     if not path.is_file():
         raise AdapterError(f"{folder}: no {WEIGHTS_NAME} there; train or merge first, or name an adapter's folder")
-    file = safe_open(path, framework="pt")
+    try:
+        file = safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(
+            f"{path}: not a whole safetensors file ({str(error)[:160]}); train or fetch it again"
+        ) from None
     header = dict(file.metadata() or {})
     sides: dict[str, dict[str, str]] = {}
     for key in file.keys():  # noqa: SIM118 (a safe_open file is no mapping)
@@ -303,14 +323,24 @@ def open_lora(folder: str | Path) -> Adapter:
     if halves or not sides:
         raise AdapterError(f"{path}: layers {halves} have only one of lora_A and lora_B")
     if config is None and _CONFIG_KEY in header:
-        packed = json.loads(header[_CONFIG_KEY])
+        packed = _json_object(header[_CONFIG_KEY], f"{path}: {_CONFIG_KEY} of its header")
     layers = _StoredLayers(file, {name: (sides[name]["A"], sides[name]["B"]) for name in sorted(sides)})
     alpha = {}
     for name in layers:
+        a, b = layers.shapes(name)
+        if not (len(a) == len(b) == 2 and a[0] == b[1] >= 1):
+            raise AdapterError(
+                f"{path}: layer {name}: A of {a} and B of {b}, expected (r, in) and (out, r) with r from 1"
+            )
         owner, own_name = _place(name, component or "unet")
         if packed is not None:
             config = {key.partition(".")[2]: value for key, value in packed.items() if key.startswith(f"{owner}.")}
-        alpha[name] = _alpha_of(own_name, layers.rank(name), config)
+        try:
+            alpha[name] = _alpha_of(own_name, a[0], config)
+        except (TypeError, ValueError, AttributeError, re.error) as error:
+            raise AdapterError(f"{path}: layer {name}: its alpha cannot be read ({str(error)[:160]})") from None
+        if not math.isfinite(alpha[name]):
+            raise AdapterError(f"{path}: layer {name}: found the alpha {alpha[name]}, expected a finite number")
     free = {key: value for key, value in header.items() if key not in (_FORMAT_KEY, _CONFIG_KEY)}
     return Adapter(layers, alpha, free, component or "unet")
 
@@ -362,8 +392,10 @@ def lora_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, tu
 
 
 def checksum(folder: str | Path) -> str:
-    """SHA-256 of an adapter folder's weights file, in hex."""
-    with (Path(folder) / WEIGHTS_NAME).open("rb") as file:
+    """SHA-256 of the weights file that `open_lora` reads of an adapter folder, in hex."""
+    path = Path(folder) / WEIGHTS_NAME
+    peft = Path(folder) / "adapter_model.safetensors"
+    with (path if path.is_file() or not peft.is_file() else peft).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -404,6 +436,22 @@ def _lora_config(ranks: dict[str, int], alphas: dict[str, float], component: str
         "bias": "none",
     }
     return {f"{component}.{key}": value for key, value in config.items()}
+
+
+def _peft_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise AdapterError(f"{path}: no such file; peft's folders have it beside adapter_model.safetensors")
+    return _json_object(path.read_bytes(), str(path))
+
+
+def _json_object(text: str | bytes, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise AdapterError(f"{where}: not JSON ({str(error)[:160]})") from None
+    if not isinstance(found, dict):
+        raise AdapterError(f"{where}: found {type(found).__name__}, expected a JSON object")
+    return found
 
 
 def _alpha_of(name: str, rank: int, config: dict[str, Any] | None) -> float:

@@ -15,6 +15,8 @@ CATEGORY_WEIGHTS: tuple[str, ...] = get_args(CategoryWeight)
 RESTORES: tuple[str, ...] = get_args(Restore)
 # An expert of which less than this is left is not blown up any further.
 _LEAST_KEPT = 0.1
+# Below it the mean squares of a layer's inputs or outputs are none: nothing reads it, or no expert moved it.
+_NOTHING = 1e-200
 
 
 def category_weights(products: Sequence[Factors], grams: Sequence[Tensor], how: CategoryWeight) -> list[float]:
@@ -25,7 +27,8 @@ def category_weights(products: Sequence[Factors], grams: Sequence[Tensor], how: 
         grams (`Sequence[torch.Tensor]`): K matrices (in, in).
         how (`str`): `"equal"`: every category 1, its Gram being a mean over its own inputs; `"trace"`: inverse to the
             mean square of its inputs; `"energy"`: inverse to the mean square of its expert's outputs, so that a weak
-            expert's relative error counts as much as a strong one's.
+            expert's relative error counts as much as a strong one's. In a layer that no expert has moved, or that has
+            no inputs, every category counts 1.
     """
     if how not in CATEGORY_WEIGHTS:
         raise ValueError(f"category_weight is {how!r}; it must be one of {', '.join(CATEGORY_WEIGHTS)}")
@@ -35,9 +38,12 @@ def category_weights(products: Sequence[Factors], grams: Sequence[Tensor], how: 
         sizes = [float(gram.trace()) for gram in grams]
     else:
         sizes = [energy(product, gram) for product, gram in zip(products, grams, strict=True)]
+    largest = max(sizes)
+    if largest < _NOTHING:
+        # Nothing to tell the categories apart by, and the sum of the inverses would overflow.
+        return [1.0] * len(products)
     # An expert that leaves this layer alone would otherwise get all the weight.
-    floor = max(1e-3 * max(sizes), torch.finfo(torch.float64).tiny)
-    inverse = [1 / max(size, floor) for size in sizes]
+    inverse = [1 / max(size, 1e-3 * largest) for size in sizes]
     return [weight * len(inverse) / sum(inverse) for weight in inverse]
 
 

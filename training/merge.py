@@ -436,6 +436,8 @@ def load_alike(experts: Mapping[str, Path]) -> dict[str, Adapter]:
         raise RecipeError("there is no expert to merge; run `coprov2 train` first, or name their folder by --experts")
     try:
         adapters = {category: open_lora(experts[category]) for category in sorted(experts)}
+        for category, adapter in adapters.items():
+            adapter.require_finite(f"expert {category}")
     except AdapterError as error:
         raise RecipeError(str(error)) from error
     shapes = {

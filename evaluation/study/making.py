@@ -178,6 +178,23 @@ class Stage:
         return train
 
 
+def settings(recipe: Recipe, variant: Variant | None, concepts: int | str | None) -> str:
+    """Hash of what a study asks for where it says this variant (None for the base model), whatever stands on disk.
+
+    It covers dataset and experts by their settings, so it tells a record of another recipe before they are made anew.
+    How figures are counted is not in it: that is the protocol's."""
+    asked = asdict(recipe)
+    made = {name: asked[name] for name in ("base_model", "revision", "seed", "llm", "render", "judge", "build")}
+    if variant is not None:
+        made["train"] = {
+            key: value for key, value in asked["train"].items() if key not in ("categories", *_INDIFFERENT)
+        }
+        made |= {"categories": sorted(recipe.train.categories), "concepts": concepts}
+        made["variant"] = {**asdict(variant), "name": None, "tune_steps": tune_steps(recipe, variant)}
+        made["merge"] = _options(asdict(merge_config(recipe, variant)))
+    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
+
+
 def _options(config: dict[str, Any]) -> dict[str, Any]:
     """The fields of a merge that its method reads, and those of the tuning."""
     from recipes import MergeConfig

@@ -181,6 +181,11 @@ def _spelled_out(group: Group, where: str) -> Group:
             name = "-".join([group.grid.name, *(str(value).replace("_", "") for value in values)])
             variants.append(Variant(name, merge={**group.grid.merge, **chosen}))
     if group.both:
+        tuned = next((variant.name for variant in variants if variant.tune), None)
+        if tuned is not None:
+            raise RecipeError(
+                f"{where}: variant {tuned}: tune: both makes it with and without the tuning; leave one out"
+            )
         variants = [
             made
             for variant in variants
@@ -207,9 +212,15 @@ def _check(plan: Plan, where: str) -> None:
         raise RecipeError(f"{where}: groups: found no variant; expected at least one")
     if plan.reference not in (BASE, *names):
         raise unknown_name(f"{where}: reference", plan.reference, [BASE, *names])
+    listed: dict[str, list[Any]] = {"groups": [group.name for group in plan.groups], "concepts": plan.concepts}
+    for kind, found in listed.items():
+        # What stands twice would be made, and counted, twice.
+        again = next((one for one in found if found.count(one) > 1), None)
+        if again is not None:
+            raise RecipeError(f"{where}: {kind}: {again!r} stands twice; expected each once")
     for group in plan.groups:
-        numbers = [("seeds", group.seeds), ("prompts", group.prompts)]
-        numbers += [("tune_steps", variant.tune_steps) for variant in group.variants]
+        numbers = [("seeds", group.seeds), ("prompts", group.prompts), ("tune_steps", group.tune_steps)]
+        numbers += [(name, getattr(one, name)) for one in group.variants for name in ("tune_steps", "rank")]
         for name, number in numbers:
             if number is not None and number < 1:
                 raise RecipeError(f"{where}: {group.name}: {name}: found {number}, expected 1 or more, or null")

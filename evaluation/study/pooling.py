@@ -28,7 +28,8 @@ def pooled_mean(values: Values, name: str, seed: int, confidence: float = 0.95) 
     Returns:
         `Estimate` in the unit of `values`; None where there is none.
     """
-    groups = [np.asarray(values[key], np.float64) for key in sorted(values) if len(values[key])]
+    # Sorted: resamples are drawn by place, and the order of pictures must leave no trace.
+    groups = [np.sort(np.asarray(values[key], np.float64)) for key in sorted(values) if len(values[key])]
     if not groups:
         return None
     rng = named_rng(name, seed)

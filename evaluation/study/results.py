@@ -37,11 +37,12 @@ def write_results(study: Study, failed: dict[str, str]) -> dict[str, Any]:
     for unit in units:
         by_name.setdefault(unit.name, []).append(unit)
     protocols = Protocols(study.recipe, study.out)
-    stale: set[tuple[str, int]] = set()
+    stale: dict[tuple[str, int], str] = {}
     runs = {seed: SeedRun(study.recipe, study.out, seed) for seed in study.seeds}
 
     def holds(unit: Unit, record: dict[str, Any]) -> bool:
-        """Whether a record is of the study's present protocol; older ones do not name it, their fingerprint knows."""
+        """Whether a record is of the study's present protocol and settings; older ones do not name the protocol, their
+        fingerprint knows."""
         named = record.get("protocol")
         if not runs[unit.seed].built():
             current = False
@@ -50,8 +51,10 @@ def write_results(study: Study, failed: dict[str, str]) -> dict[str, Any]:
         else:
             current = named == protocols.sha256(unit.seed, unit.prompts)
         if not current:
-            stale.add((unit.name, unit.seed))
-        return current
+            stale[unit.name, unit.seed] = "measured under another protocol than the study's; run the study again"
+        elif not runs[unit.seed].asks_for(unit, record):
+            stale[unit.name, unit.seed] = "made with other settings than the study's; run the study again"
+        return (unit.name, unit.seed) not in stale
 
     done = {name: judgements(study.out, listed, holds) for name, listed in by_name.items()}
     base = done.get(BASE, Judgements({}, {}, base=True))
@@ -76,7 +79,7 @@ def write_results(study: Study, failed: dict[str, str]) -> dict[str, Any]:
         "confidence": table.confidence,
         "reference": reference_of(study),
         "missing": [
-            {"name": unit.name, "seed": unit.seed, "reason": _reason(unit, failed, (unit.name, unit.seed) in stale)}
+            {"name": unit.name, "seed": unit.seed, "reason": _reason(unit, failed, stale)}
             for unit in units
             if unit.seed not in done[unit.name].records
         ],
@@ -105,8 +108,8 @@ def read_results(out: Path) -> dict[str, Any]:
         raise RecipeError(f"{path}: not a study's results ({error}); run the study again") from None
 
 
-def _reason(unit: Unit, failed: dict[str, str], stale: bool) -> str:
-    otherwise = "measured under another protocol than the study's; run the study again" if stale else "not made yet"
+def _reason(unit: Unit, failed: dict[str, str], stale: dict[tuple[str, int], str]) -> str:
+    otherwise = stale.get((unit.name, unit.seed), "not made yet")
     return failed.get(f"{unit.name}, seed {unit.seed}", otherwise)
 
 

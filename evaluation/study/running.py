@@ -3,18 +3,18 @@
 The work of one seed is `seed_run.py`'s. Results are written after every seed of a group, so that a study that is cut
 short is useful."""
 
-import fcntl
 import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from dataset_builder.disk import disk_full_said
+from evaluation.alone import alone
 from evaluation.study.estimate import Times, spoken
 from evaluation.study.plan import Plan, Unit, Variant, merge_config
 from evaluation.study.records import RECORD
@@ -144,7 +144,7 @@ def run_study(study: Study, after: Callable[[dict[str, str]], object], say: Say 
         more = f"; about {spoken(rest)} left" if rest else ""
         say(f"[{total - len(pending)}/{total}] seed {unit.seed}, {unit.name}: {what}{more}")
 
-    with _alone(study.out):
+    with alone(study.out, "study"), disk_full_said(study.out):
         for _, seeds in study.batches():
             if study.jobs == 1 or len(seeds) == 1:
                 for units in seeds:
@@ -163,7 +163,8 @@ def work(recipe: Recipe, out: Path, units: list[Unit], told: Told) -> None:
         for unit in units:
             started = time.perf_counter()
             try:
-                done, problem = run.run(unit), None
+                with disk_full_said(out):
+                    done, problem = run.run(unit), None
             except TooFewConcepts as error:
                 done, problem = False, str(error)
             except RecipeError as error:
@@ -233,17 +234,3 @@ def _end_with_parent() -> None:
     parent: Any = multiprocessing.parent_process()
     wait([parent.sentinel])
     os._exit(1)
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold the folder for this process; the system lets go of it however the process ends."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RecipeError(
-                f"{out}: another study works on this folder; wait for it, or give another --out"
-            ) from None
-        yield

@@ -13,10 +13,10 @@ from evaluation.drawing import Drawer, dataset_pictures_hold
 from evaluation.judging import draw_and_judge, requests_of
 from evaluation.measures import Judged
 from evaluation.prompts import Pair, Request, prompts_sha256, read_manifest, read_pairs, select
-from evaluation.study.making import Stage
+from evaluation.study.making import Stage, settings
 from evaluation.study.plan import BASE, Unit, Variant, kind_of, merge_config
 from evaluation.study.protocol import of_seed
-from evaluation.study.records import read_record, write_record
+from evaluation.study.records import RECORD, read_record, write_record
 from evaluation.study.subsets import concepts_of, nested_order, write_subset
 from evaluation.verdict_store import VerdictStore
 from recipes import Recipe, RecipeError
@@ -137,8 +137,14 @@ class SeedRun:
 
         return identity(self.recipe.base_model, self.recipe.revision)
 
+    def asks_for(self, unit: Unit, record: dict[str, Any]) -> bool:
+        """Whether a record was made, or found to hold, under the study's present settings; one that does not say is
+        taken at its word."""
+        return record.get("settings", "") in ("", settings(self.recipe, unit.variant, unit.concepts))
+
     def is_done(self, unit: Unit) -> bool:
-        """Whether a unit's record stands and follows from what is there now; nothing is trained to find out."""
+        """Whether a unit's record stands, is what the settings ask for and follows from what is there now; nothing is
+        trained to find out."""
         if not self.built():
             return False
         try:
@@ -149,7 +155,8 @@ class SeedRun:
             return False
         if stage is not None and not stage.experts:
             return False
-        return read_record(unit.folder(self.out), self.fingerprint(unit, stage)) is not None
+        record = read_record(unit.folder(self.out), self.fingerprint(unit, stage))
+        return record is not None and self.asks_for(unit, record)
 
     def run(self, unit: Unit) -> bool:
         """Make and judge a unit; whether there was anything to do.
@@ -162,7 +169,12 @@ class SeedRun:
             self._verdicts = VerdictStore(self.folder / "verdicts.sqlite")
         stage = None if unit.variant is None else self.stage(unit.concepts)
         fingerprint, folder = self.fingerprint(unit, stage), unit.folder(self.out)
-        if read_record(folder, fingerprint) is not None:
+        asked = settings(self.recipe, unit.variant, unit.concepts)
+        known = read_record(folder, fingerprint)
+        if known is not None:
+            if known.get("settings") != asked:
+                # Other settings gave the same adapter and pictures; from now on the record counts under these.
+                write_json(folder / RECORD, {**known, "settings": asked})
             return False
         adapter: Path | None = None
         costs: dict[str, Any] = {}
@@ -180,6 +192,7 @@ class SeedRun:
             "kind": kind_of(unit.variant),
             "seed": self.seed,
             "fingerprint": fingerprint,
+            "settings": asked,
             "protocol": of_seed(self.recipe, self.seed, unit.prompts, self._pairs)[0]["sha256"],
             "rank": None if adapter is None else _rank(adapter),
             "steps": None if stage is None else stage.total_steps(),

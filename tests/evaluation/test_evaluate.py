@@ -1,7 +1,9 @@
 """The evaluation from folders to results.json, with a tiny random pipeline and a stand-in judge."""
 
+import errno
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,10 +15,12 @@ from PIL import Image
 from dataset_builder.judges import JUDGES, Unjudged, Verdict
 from dataset_builder.keys import picture_hash
 from dataset_builder.models import identity
+from evaluation.alone import alone
 from evaluation.cli import find_adapters
 from evaluation.drawing import Drawer
 from evaluation.evaluate import evaluate
 from evaluation.examples import write_examples
+from evaluation.judging import requests_of
 from evaluation.prompts import Request, read_pairs, select
 from evaluation.verdict_store import VerdictStore
 from recipes import JudgeConfig, Recipe, RecipeError
@@ -246,6 +250,68 @@ def test_mistakes_are_named(tiny_recipe: Recipe, tmp_path: Path) -> None:
         evaluate(tiny_recipe, dataset, {"base": None, "merged": tmp_path}, tmp_path)
     with pytest.raises(RecipeError, match="found the name 'mine'"):
         evaluate(tiny_recipe, dataset, {"base": None, "mine": tmp_path}, tmp_path)
+
+
+def test_damaged_files_of_an_evaluation_are_named_or_made_anew(
+    tiny_recipe: Recipe, stand_in_judge: Callable[[], int], tmp_path: Path
+) -> None:
+    dataset = write_dataset(tmp_path / "dataset", tiny_recipe, rows=ROWS)
+    tiny_recipe.evaluate.max_prompts = 1
+    first = evaluate(tiny_recipe, dataset, {"base": None}, tmp_path)
+    folder = tmp_path / "evaluation"
+    for text in ("{", "[]"):
+        (folder / "results.json").write_text(text)
+        again = evaluate(tiny_recipe, dataset, {"base": None}, tmp_path)
+        assert {**again, "seconds": None} == {**first, "seconds": None}
+    (folder / "results.json").unlink()
+    (folder / "verdicts.sqlite").write_bytes(b"no database at all" * 100)
+    with pytest.raises(RecipeError, match=r"verdicts\.sqlite: the file is damaged; delete it"):
+        evaluate(tiny_recipe, dataset, {"base": None}, tmp_path)
+
+
+def test_a_full_disk_is_said_in_one_line(
+    tiny_recipe: Recipe, stand_in_judge: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = write_dataset(tmp_path / "dataset", tiny_recipe, rows=ROWS)
+    tiny_recipe.evaluate.max_prompts = 1
+    evaluate(tiny_recipe, dataset, {"base": None}, tmp_path)
+    verdicts = tmp_path / "evaluation" / "verdicts.jsonl"
+    before = verdicts.read_bytes()
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("evaluation.evaluate.write_examples", full)
+        tiny_recipe.evaluate.max_prompts = 2
+        with pytest.raises(RecipeError, match="evaluation: the disk is full"):
+            evaluate(tiny_recipe, dataset, {"base": None}, tmp_path)
+    assert verdicts.read_bytes() != before
+    # The results of before are no longer those of the verdicts that stand there.
+    tiny_recipe.evaluate.max_prompts = 1
+    evaluate(tiny_recipe, dataset, {"base": None}, tmp_path)
+    assert verdicts.read_bytes() == before
+
+
+def test_two_evaluations_of_one_folder_do_not_meet(
+    tiny_recipe: Recipe, stand_in_judge: Callable[[], int], tmp_path: Path
+) -> None:
+    dataset = write_dataset(tmp_path / "dataset", tiny_recipe, rows=ROWS)
+    tiny_recipe.evaluate.max_prompts = 1
+    with alone(tmp_path / "evaluation", "evaluation"), pytest.raises(RecipeError, match="another evaluation works on"):
+        evaluate(tiny_recipe, dataset, {"base": None}, tmp_path)
+    first = evaluate(tiny_recipe, dataset, {"base": None}, tmp_path)
+    # What is there already can be read meanwhile.
+    with alone(tmp_path / "evaluation", "evaluation"):
+        assert evaluate(tiny_recipe, dataset, {"base": None}, tmp_path) == first
+
+
+def test_a_pair_id_that_stands_twice_is_named(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    rows = read_pairs(write_dataset(tmp_path / "dataset", tiny_recipe, rows={"test": 2}), "test", images=False)
+    other = replace(rows[1], pair_id=rows[0].pair_id)
+    for pairs in ({"test": [rows[0], other]}, {"test": rows[:1], "test_unseen_concepts": [other]}):
+        with pytest.raises(RecipeError, match=f"pair_id '{rows[0].pair_id}' stands twice, before in test"):
+            requests_of(pairs)
 
 
 def test_a_limit_spreads_over_the_categories(tmp_path: Path) -> None:

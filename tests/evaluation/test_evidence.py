@@ -52,6 +52,28 @@ def test_a_measurement_that_is_none_is_refused() -> None:
             weigh(claim(), "1.6", measured)
 
 
+@pytest.mark.parametrize(
+    ("measured", "changes", "said"),
+    [
+        ({"value": None, "low": None, "high": None}, {}, "expected finite numbers in this order"),
+        ({"value": 0.9, "low": float("-inf"), "high": float("inf")}, {}, "expected finite numbers in this order"),
+        ({"value": 0.9, "low": 0.0, "high": 0.1}, {}, "expected finite numbers in this order"),
+        (float("nan"), {}, "found nan"),
+        (3.0, {"of": 100}, "expected a share from 0 to 1"),
+    ],
+)
+def test_an_interval_that_is_none_holds_nothing(measured: Any, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError, match=f"^rate: .*{said}"):
+        weigh(claim(**changes), "1.6", measured)
+
+
+@pytest.mark.parametrize("words", ["about 1{} % of", "about {}.5 % of", "about 12.{} % of", "about 1{}.5 % of"])
+def test_a_part_of_a_number_is_no_number(tmp_path: Path, words: str) -> None:
+    (tmp_path / "README.md").write_text("It draws about 12.5 % of them.\n", "utf8")
+    with pytest.raises(RecipeError, match="found 0 places like"):
+        stated(claim(text=words), tmp_path)
+
+
 def test_a_number_is_found_by_its_words_across_lines(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("It draws\nan unsafe picture for 1.6 % of\nprompts (base 98.1 %).\n", "utf8")
     text, span = stated(claim(text="picture for {} % of prompts"), tmp_path)
@@ -67,6 +89,10 @@ def test_a_result_is_read_by_keys_and_entries() -> None:
     assert look_up(result, "rows[name=merge/least_squares+tuned].measures.unsafe_rate") == RATE
     for at in ("rows[name=other].measures", "rows[name=base].measures", "columns"):
         with pytest.raises(RecipeError, match="the result has nothing at"):
+            look_up(result, at)
+    # A step that is not understood is not passed over: the rest would be looked up in another place.
+    for at in ("", "rows[0].rows", "rows[name=base", "rows..name", "rows."):
+        with pytest.raises(RecipeError, match="expected keys joined by dots"):
             look_up(result, at)
 
 
@@ -120,12 +146,37 @@ def test_a_failing_command_is_named(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("part", "value", "said"),
+    [
+        ("command", ["no-such-program-at-all"], "source study: no-such-program-at-all cannot be started"),
+        ("command", [], r"sources.study.command: found no word"),
+        (
+            "command",
+            ["python", "-c", "open(__import__('sys').argv[1], 'w').write('{')", "{out}/study.json"],
+            "not JSON",
+        ),
+        ("texts", ["README.md", "GONE.md"], r"GONE.md: no such file"),
+    ],
+)
+def test_a_source_or_text_that_is_none_is_named(project: Path, part: str, value: Any, said: str) -> None:
+    path = project / "docs" / "claims.yaml"
+    whole = yaml.safe_load(path.read_text("utf8"))
+    (whole if part == "texts" else whole["sources"]["study"])[part] = value
+    path.write_text(yaml.safe_dump(whole), "utf8")
+    with pytest.raises(RecipeError, match=said):
+        check(project)
+
+
+@pytest.mark.parametrize(
     ("field", "value", "said"),
     [
         ("source", "other", r"claims\[0\].source: found 'other', expected one of study"),
         ("rule", "near", r"claims\[0\].rule: found 'near'"),
         ("text", "no number", r"claims\[0\].text: expected one {}"),
         ("share", 1, "share"),
+        ("unit", 0, r"claims\[0\].unit: found 0"),
+        ("of", 0, r"claims\[0\].of: found 0, expected 1 or more"),
+        ("within", 0.5, r"claims\[0\].within: found 0.5, expected a factor of 1"),
     ],
 )
 def test_a_wrong_claim_is_named(project: Path, field: str, value: Any, said: str) -> None:

@@ -1,9 +1,12 @@
 """Intervals: against published values, and against what must hold of them."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from evaluation.intervals import bootstrap_mean, named_rng, relative_reduction, wilson
+from evaluation.study.pooling import pooled_mean
 
 
 # Newcombe (1998), Statistics in Medicine 17, table I, method 3.
@@ -32,11 +35,39 @@ def test_wilson_says_nothing_of_nothing_and_refuses_what_cannot_be() -> None:
 
 
 def test_resamples_drawn_a_few_at_a_time_are_those_drawn_at_once() -> None:
-    values = np.random.default_rng(0).normal(3, 1, 1237)
+    values = np.sort(np.random.default_rng(0).normal(3, 1, 1237))
     picks = named_rng("drift", 1).integers(0, 1237, size=(2000, 1237))
     low, high = np.quantile(values[picks].mean(axis=1), [0.025, 0.975])
     found = bootstrap_mean(values.tolist(), "drift", 1)
     assert found is not None and (found["low"], found["high"]) == (round(float(low), 6), round(float(high), 6))
+
+
+def test_a_relative_reduction_of_many_prompts_needs_little_memory() -> None:
+    rng = np.random.default_rng(0)
+    before, after = rng.random(9000) < 0.4, rng.random(9000) < 0.1
+    tracemalloc.start()
+    found = relative_reduction(before.tolist(), after.tolist(), "many", 1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # All resamples at once would hold three arrays of 144 MB.
+    assert peak < 60e6
+    picks = named_rng("many", 1).integers(0, 9000, size=(2000, 9000))
+    before, after = np.asarray(sorted(zip(before, after, strict=True))).T
+    reductions = 1 - after[picks].mean(axis=1) / before[picks].mean(axis=1)
+    low, high = np.quantile(reductions, [0.025, 0.975])
+    assert found is not None and (found["low"], found["high"]) == (round(float(low), 6), round(float(high), 6))
+
+
+def test_the_order_of_pictures_leaves_no_trace() -> None:
+    rng = np.random.default_rng(4)
+    values, before, after = rng.normal(size=60), rng.random(60) < 0.5, rng.random(60) < 0.3
+    found = []
+    for order in (np.arange(60), rng.permutation(60), np.arange(60)[::-1]):
+        old, new = before[order].tolist(), after[order].tolist()
+        reduction = relative_reduction(old, new, "order", 0)
+        pooled = pooled_mean({1: values[order].tolist(), 0: old}, "order", 0)
+        found.append((bootstrap_mean(values[order].tolist(), "order", 0), reduction, pooled))
+    assert found[0] == found[1] == found[2]
 
 
 def test_bootstrap_is_fixed_by_name_and_seed_and_covers_the_mean() -> None:

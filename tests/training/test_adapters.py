@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from training.adapters import (
@@ -186,3 +187,42 @@ def test_an_open_adapter_reads_what_a_loaded_one_holds(tmp_path):
     for name in layers:
         for one, other in zip(lazy.folded_layer(name), held.folded()[name], strict=True):
             assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "header", "message"),
+    [
+        ((4, 6), (5, 3), {}, r"A of \[4, 6\] and B of \[5, 3\], expected"),
+        ((0, 6), (5, 0), {}, "with r from 1"),
+        ((4, 6, 3, 3), (5, 4, 1, 1), {}, "expected .r, in. and .out, r."),
+        ((4,), (5,), {}, "expected .r, in. and .out, r."),
+        ((4, 6), (5, 4), {"lora_adapter_metadata": "{x"}, "of its header: not JSON"),
+        ((4, 6), (5, 4), {"lora_adapter_metadata": "[1]"}, "found list, expected a JSON object"),
+        ((4, 6), (5, 4), {"lora_adapter_metadata": '{"unet.lora_alpha": "much"}'}, "its alpha cannot be read"),
+        ((4, 6), (5, 4), {"lora_adapter_metadata": '{"unet.lora_alpha": NaN}'}, "found the alpha nan"),
+        ((4, 6), (5, 4), {"lora_adapter_metadata": '{"unet.alpha_pattern": {"^(": 1}}'}, "its alpha cannot be read"),
+    ],
+)
+def test_files_that_are_no_adapter_are_named(tmp_path, a, b, header, message):
+    tensors = {"unet.to_q.lora_A.weight": torch.zeros(a), "unet.to_q.lora_B.weight": torch.zeros(b)}
+    save_file(tensors, tmp_path / WEIGHTS_NAME, metadata=header)
+    with pytest.raises(AdapterError, match=message):
+        open_lora(tmp_path)
+
+
+def test_damaged_files_are_named(tmp_path):
+    path = write_adapter(tmp_path, {"to_q": (torch.zeros(2, 6), torch.zeros(5, 2))})
+    for content in (path.read_bytes()[:-8], b"no safetensors at all", b""):
+        path.write_bytes(content)
+        with pytest.raises(AdapterError, match="not a whole safetensors file"):
+            open_lora(tmp_path)
+    path.rename(tmp_path / "adapter_model.safetensors")
+    with pytest.raises(AdapterError, match=r"adapter_config\.json: no such file"):
+        open_lora(tmp_path)
+
+
+def test_scaling_a_half_precision_layer_does_not_overflow(tmp_path):
+    layers = {"to_q": (torch.ones(2, 6).half(), torch.full((5, 2), 4e4).half())}
+    write_adapter(tmp_path, layers, alpha=8)
+    _, b = open_lora(tmp_path).folded_layer("to_q")
+    assert b.eq(4e4 * 4).all()

@@ -159,3 +159,14 @@ def test_inputs_that_are_all_zero_give_no_update():
     products, _, _ = world()
     merged, _ = least_squares(products, [torch.zeros(6, 6)] * 3, torch.zeros(6, 6))
     assert torch.equal(full(merged), torch.zeros(5, 6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("count", [1, 4, 12])
+@pytest.mark.parametrize("how", CATEGORY_WEIGHTS)
+def test_a_layer_that_no_expert_moved_gets_no_update(count, how):
+    products, inputs, safe = world(count)
+    products = [(a, torch.zeros_like(b)) for a, b in products]
+    for grams in ([gram(x) for x in inputs], [torch.zeros(6, 6)] * count):
+        merged, _ = least_squares(products, grams, gram(safe), category_weight=how)
+        assert full(merged).eq(0).all()
+        assert sum(category_weights(products, grams, how)) == pytest.approx(count)

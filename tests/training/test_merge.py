@@ -10,6 +10,7 @@ import torch
 import typer
 from diffusers import StableDiffusionPipeline
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from recipes import MergeConfig, Recipe, RecipeError
@@ -406,3 +407,38 @@ def test_the_verb_merges_what_it_finds(tmp_path, world):
     missing = CliRunner().invoke(app, ["merge", *options])
     assert isinstance(missing.exception, RecipeError)
     assert "found no expert" in str(missing.exception)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("method", ["sum", "svd", "least_squares"])
+def test_experts_with_numbers_that_are_none_are_named(tmp_path, world, method, value):
+    layers = factors(0)
+    name = next(iter(layers))
+    layers[name][1][2, 1] = value
+    write_adapter(tmp_path / "broken", layers)
+    experts = {**experts_in(world), "broken": tmp_path / "broken"}
+    with pytest.raises(RecipeError, match=rf"expert broken: layer {name}: 1 of the \d+ numbers of B are NaN"):
+        merge_experts(recipe_for(world, method=method), experts, world / "dataset", tmp_path)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_an_expert_in_pefts_own_files_merges_as_the_same_one_in_diffusers(tmp_path, world):
+    experts = experts_in(world)
+    first = next(iter(experts))
+    adapter = load_lora(experts[first])
+    folder = tmp_path / "peft"
+    folder.mkdir()
+    tensors = {
+        f"base_model.model.{layer}.lora_{side}.weight": tensor
+        for layer, both in adapter.layers.items()
+        for side, tensor in zip("AB", both, strict=True)
+    }
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"r": 4, "lora_alpha": next(iter(adapter.alpha.values()))}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    recipe = recipe_for(world, method="sum")
+    made = [
+        merge_experts(recipe, {**experts, first: of}, world / "dataset", tmp_path / str(index))["sum"]
+        for index, of in enumerate((experts[first], folder))
+    ]
+    assert (made[0] / WEIGHTS_NAME).read_bytes() == (made[1] / WEIGHTS_NAME).read_bytes()

@@ -42,6 +42,14 @@ def written(folder: Path, old: str = "", new: str = "") -> Path:
         ("    variants:", "    seeds: 0\n    variants:", "main: seeds: found 0"),
         ("    variants:", "    tune_steps: 0\n    variants:", "main: tune_steps: found 0"),
         ("kind: merge", "kind: merge\nconcepts: [3]", "concepts: found [3], expected none"),
+        ("kind: merge", "kind: merge\nconcepts: [3, all, 3]", "concepts: 3 stands twice"),
+        ("groups:", "groups:\n  - name: main\n    variants: [{name: two, sft: true}]", "groups: 'main' stands twice"),
+        ("merge: {method: ties}", "merge: {method: ties}, rank: 0", "main: rank: found 0, expected 1 or more"),
+        (
+            "    variants:",
+            "    both: true\n    variants:\n      - {name: two, sft: true, tune: true}",
+            "two: tune: both",
+        ),
         ("    variants:", "    grid: {name: g, merge: {}, over: {unti: [row]}}\n    variants:", "'unti' is unknown"),
     ],
 )

@@ -123,6 +123,42 @@ def test_only_what_changed_is_done_again(new_study: NewStudy, stand_in_judge: Ca
 
 
 @pytest.mark.slow
+def test_figures_of_another_recipe_never_stand_beside_those_of_this_one(new_study: NewStudy) -> None:
+    plan = Plan("tiny", "merge", "base", [Group("main", [Variant("sum", merge={"method": "sum"})])])
+    study = new_study("out", plan, limit=3)
+    before = run(study)
+    assert [row["seeds"] for row in before["rows"]] == [[0, 1], [0, 1]]
+    study.recipe.train.save_steps = 2
+    assert what_is_left(study).startswith("0 of 4")
+    study.recipe.train.learning_rate = 0.2
+    assert "sum" in what_is_left(study).splitlines()[1]
+    # After the first seed the second one's record is still that of the old learning rate.
+    tables: list[dict[str, Any]] = []
+
+    def after(failed: dict[str, str]) -> None:
+        tables.append(write_results(study, failed))
+
+    train = evaluation.study.making.Stage.train
+
+    def fails(self: Any) -> None:
+        if self.recipe.seed == 1:
+            raise RecipeError("no room")
+        train(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation.study.making.Stage, "train", fails)
+        assert run_study(study, after, lambda line: None) == {"sum, seed 1": "no room"}
+    for table in tables:
+        assert [row["seeds"] for row in table["rows"]] == [[0], [0]]
+    reasons = [table["missing"] for table in tables]
+    assert reasons[0] == [
+        {"name": "sum", "seed": 1, "reason": "made with other settings than the study's; run the study again"}
+    ]
+    assert reasons[1] == [{"name": "sum", "seed": 1, "reason": "no room"}]
+    assert [row["seeds"] for row in run(study)["rows"]] == [[0, 1], [0, 1]]
+
+
+@pytest.mark.slow
 def test_what_fails_is_listed_and_the_rest_is_done(new_study: NewStudy) -> None:
     broken = Variant("broken", merge={"method": "linear"})
     plan = Plan("tiny", "merge", "base", [Group("main", [broken, Variant("sum", merge={"method": "sum"})])])
