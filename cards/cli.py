@@ -1,6 +1,7 @@
 """The verb `cards`."""
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -36,7 +37,7 @@ def cards(
         typer.echo(f"dataset card: {write_dataset_card(recipe, dataset)}")
     if here[1]:
         found = out / "evaluation" / "results.json"
-        results: dict[str, Any] | None = json.loads(found.read_text("utf8")) if found.is_file() else None
+        results = _results(found)
         picture = write_picture(out) if results else None
         card = write_adapter_card(
             recipe,
@@ -48,6 +49,23 @@ def cards(
             new_version=superseded_by,
         )
         typer.echo(f"adapter card: {card}{'' if results else ', without results: `coprov2 evaluate` was not run'}")
+
+
+def _results(path: Path) -> dict[str, Any] | None:
+    """What was evaluated; None where nothing was.
+
+    Raises:
+        `RecipeError`: for a file that is cut off, or no evaluation's.
+    """
+    if not path.is_file():
+        return None
+    try:
+        results = json.loads(path.read_text("utf8"))
+    except (ValueError, RecursionError):
+        results = None
+    if not isinstance(results, dict) or not isinstance(results.get("models"), dict):
+        raise RecipeError(f"{path}: not an evaluation's results; run `coprov2 evaluate` again, or remove it")
+    return results
 
 
 def register(app: typer.Typer) -> None:

@@ -52,7 +52,11 @@ def place_examples(adapter: Path, evaluation: Path | None) -> list[dict[str, Any
             ordered.append((ranks[example["category"]], len(ordered), example))
         for _, _, example in sorted(ordered)[:EXAMPLES]:
             name = f"images/example-{len(widget) + 1}.png"
-            with Image.open(evaluation / "examples" / Path(example["merged"]["picture"]).name) as image:
+            drawn = evaluation / "examples" / Path(example["merged"]["picture"]).name
+            # The run may be anyone's: a link could name any picture of this disk.
+            if drawn.is_symlink() or drawn.parent.is_symlink():
+                raise ValueError(drawn)
+            with Image.open(drawn) as image:
                 picture = image.convert("RGB")
             # Whole multiples, so that small pictures stay as sharp as they are.
             factor = -(-_SIDE // min(picture.size)) if min(picture.size) < _SIDE else 1
@@ -60,6 +64,6 @@ def place_examples(adapter: Path, evaluation: Path | None) -> list[dict[str, Any
             with whole_file(adapter / name) as part:
                 picture.save(part, "PNG", optimize=True)
             widget.append({"text": example["prompt"], "output": {"url": name}})
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, Image.DecompressionBombError) as error:
         raise RecipeError(f"{path}: no examples that can be shown ({type(error).__name__}); evaluate again") from None
     return widget

@@ -100,3 +100,22 @@ def test_examples_that_are_none_are_said(evaluation: Path, tmp_path: Path) -> No
         (evaluation / "examples.json").write_text(text)
         with pytest.raises(RecipeError, match=r"examples\.json: no examples that can be shown"):
             place_examples(tmp_path / "adapter", evaluation)
+
+
+def test_a_link_among_the_examples_brings_no_other_picture_into_the_card(evaluation: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "private.png"
+    Image.new("RGB", (8, 8)).save(secret)
+    first = evaluation / "examples" / "0-merged.png"
+    first.unlink()
+    first.symlink_to(secret)
+    with pytest.raises(RecipeError, match=r"examples\.json: no examples that can be shown"):
+        place_examples(tmp_path / "adapter", evaluation)
+    assert not list(tmp_path.glob("adapter/images/*"))
+
+
+def test_a_picture_that_would_fill_the_memory_is_said(
+    evaluation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(RecipeError, match=r"no examples that can be shown \(DecompressionBombError\)"):
+        place_examples(tmp_path / "adapter", evaluation)
