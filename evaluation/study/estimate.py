@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from evaluation.study.plan import Unit, kind_of
+from evaluation.study.plan import BASE, Unit, kind_of
 from evaluation.study.records import RECORD
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ class Times:
     Args:
         out (`Path`): the study's folder.
 
-    A unit of a kind that was never measured counts as the mean of those that were; with no measurement at all nothing
-    is estimated.
+    A unit of a kind that was never measured counts as the mean of those that were, the base model aside, for which
+    nothing is made; with no measurement to go by nothing is estimated.
     """
 
     def __init__(self, out: Path) -> None:
@@ -50,10 +50,11 @@ class Times:
 
     def of(self, units: list[Unit], jobs: int = 1) -> float | None:
         """Seconds that `units` take; the datasets and experts of seeds that have none yet are in it."""
-        known = [seconds for listed in self._units.values() for seconds in listed]
-        if not known:
+        made = [seconds for kind, listed in self._units.items() if kind != BASE for seconds in listed]
+        listed = [self._units.get(kind := kind_of(unit.variant), made if kind != BASE else []) for unit in units]
+        if not all(listed):
             return None
-        total = sum(mean(self._units.get(kind_of(unit.variant), known)) for unit in units)
+        total = sum(map(mean, listed))
         new = {unit.seed for unit in units if not (self._out / f"seed-{unit.seed}" / "seconds.json").is_file()}
         if new and self._seeds:
             total += len(new) * mean(self._seeds)
@@ -81,6 +82,6 @@ def what_is_left(study: "Study") -> str:
             f"all of it: {'time unknown' if total is None else 'about ' + spoken(total)}, {study.jobs} at a time"
         )
     unknown = times.unknown(undone)
-    if unknown:
+    if unknown and total is not None:
         lines.append(f"never measured here, counted as the mean of the others: {', '.join(unknown)}")
     return "\n".join(lines)

@@ -1,9 +1,11 @@
 """Rows of a study from planted verdicts: intervals over seeds, and what the paired test finds."""
 
 import hashlib
+import json
 import mmap
 import random
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,11 @@ from evaluation.measures import Judged
 from evaluation.prompts import read_pairs
 from evaluation.protocols.of_recipe import stated_protocol
 from evaluation.study.costs import Costs
-from evaluation.study.plan import Group, Plan, Variant
+from evaluation.study.estimate import Times
+from evaluation.study.plan import BASE, Group, Plan, Unit, Variant
 from evaluation.study.pooling import pooled_mean, pooled_rate
 from evaluation.study.protocol import Protocols
-from evaluation.study.records import write_record
+from evaluation.study.records import RECORD, write_record
 from evaluation.study.results import write_results
 from evaluation.study.running import Study
 from evaluation.study.table_text import study_table
@@ -175,3 +178,18 @@ def test_a_phase_inside_another_is_not_part_of_it_and_memory_is_seen(monkeypatch
             held[page] = 1
     assert costs.seconds == {"merge": 3.0, "calibrate": 10.0} and len(held)
     assert 25 < costs.peak_mib["merge"] < 60 and costs.peak_mib["calibrate"] < 10
+
+
+def test_the_base_model_alone_says_nothing_of_what_making_an_adapter_takes(tmp_path: Path) -> None:
+    def measured(name: str, kind: str, made: float) -> None:
+        record = {"kind": kind, "costs": {"seconds": {"tune": made}}, "evaluate_seconds": 10.0}
+        folder = tmp_path / "seed-0" / "variants" / name
+        folder.mkdir(parents=True)
+        (folder / RECORD).write_text(json.dumps(record), "utf8")
+
+    base = Unit(1, "main", None, None)
+    single = Unit(1, "main", Variant("all-single", all_single=True), None)
+    measured("base", BASE, 0.0)
+    assert Times(tmp_path).of([base]) == 10.0 and Times(tmp_path).of([base, single]) is None
+    measured("merge", "comerge, tuned", 290.0)
+    assert Times(tmp_path).of([base, single]) == 310.0 and Times(tmp_path).unknown([single]) == ["all_single"]
