@@ -11,7 +11,7 @@ from recipes.recipe import Recipe
 
 Rule = tuple[Callable[[Any], bool], str]
 MERGE_METHODS = (
-    *("comerge", "least_squares", "constrained", "subspace", "best", "sum"),
+    *("comerge", "least_squares", "constrained", "subspace", "distill", "best", "sum"),
     # peft's.
     *("linear", "cat", "svd", "ties", "ties_svd", "dare_linear", "dare_linear_svd", "dare_ties", "dare_ties_svd"),
     *("magnitude_prune", "magnitude_prune_svd"),
@@ -154,6 +154,10 @@ RULES: dict[str, Rule] = {
     "merge.ridge": _above(0),
     "merge.category_weight": _one_of("equal", "trace", "energy"),
     "merge.restore": _one_of("none", "all", "category"),
+    "merge.distill_steps": _at_least(1),
+    "merge.distill_learning_rate": _above(0),
+    "merge.distill_batch_size": _at_least(1),
+    "merge.distill_safe_weight": _at_least(0),
     "merge.calibration_latents": _one_of("image", "noise"),
     "merge.tune_steps": _at_least(0),
     "merge.tune_learning_rate": _above(0),

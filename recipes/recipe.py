@@ -360,8 +360,8 @@ class MergeConfig:
     """Parameters that control the merge of the experts.
 
     Args:
-        method (`str`, *optional*, defaults to `"comerge"`): comerge, least_squares, constrained, subspace, sum (of
-            the experts), best (the one that `training/merge.py` names), or one of peft's: linear, cat, svd, ties,
+        method (`str`, *optional*, defaults to `"comerge"`): comerge, least_squares, constrained, subspace, distill, sum
+            (of the experts), best (the one that `training/merge.py` names), or one of peft's: linear, cat, svd, ties,
             dare_linear, dare_ties, magnitude_prune, the last four also with `_svd` behind the name.
         compare (`list[str]`): further merges, evaluated beside it: a method, or `method:field=value,field=value` for
             other options than this section's. `gain` is tuned to a method, so a compared one starts at 1; its
@@ -386,6 +386,10 @@ class MergeConfig:
             categories in all three. restore (`str`, *optional*, defaults to `"category"`): none, all or category: how
             the shrinkage of least_squares and subspace is undone. See `training/least_squares.py`,
             `training/constrained.py` and `training/subspace.py`.
+        distill_steps (`int`, *optional*, defaults to 1200), distill_learning_rate (`float`, *optional*, defaults to
+            6e-3), distill_batch_size (`int`, *optional*, defaults to 64): gradient steps of distill, the peak of their
+            cosine schedule, and unsafe prompts a step, with as many safe ones. distill_safe_weight (`float`,
+            *optional*, defaults to 0.5): weight of the safe prompts. See `training/distill.py`.
         inputs (`str`, *optional*, defaults to `"base"`): the layers' inputs come from one pass of the base model, or
             for each expert from its `own`.
         calibration_prompts (`int`, *optional*, defaults to 56): pairs a category at most.
@@ -416,6 +420,10 @@ class MergeConfig:
     ridge: float = 1e-4
     category_weight: str = "energy"
     restore: str = "category"
+    distill_steps: int = 1200
+    distill_learning_rate: float = 6e-3
+    distill_batch_size: int = 64
+    distill_safe_weight: float = 0.5
     inputs: str = "base"
     calibration_prompts: int = 56
     calibration_timesteps: list[int] = field(default_factory=lambda: [200, 500, 800])

@@ -33,7 +33,8 @@ from training.adapters import (
 from training.calibration import Calibration, Second, adapted_networks, base_forward, calibrate
 from training.calibration_samples import choose_samples, train_files
 from training.constrained import constrained
-from training.denoisers import denoiser_for
+from training.denoisers import Denoiser, denoiser_for
+from training.distill import distill
 from training.expert import Base
 from training.joint_tuning import tune_jointly, tuning_config
 from training.least_squares import least_squares, total_gram
@@ -45,10 +46,12 @@ from training.subspace import subspace
 PROVENANCE = "coprov2.json"
 _CALIBRATED = ("inputs", "weighted_svd", "calibration_prompts", "calibration_timesteps", "calibration_latents")
 _SILENCING = ("safe_weight", "empty_share", "ridge", "category_weight")
+_DISTILLED = ("distill_steps", "distill_learning_rate", "distill_batch_size", "distill_safe_weight")
 _OPTIONS: dict[str, tuple[str, ...]] = {
     "comerge": ("unit", "score", "selection", "top_n", "score_prompts", "safe_weight", "empty_share", *_CALIBRATED),
     "least_squares": (*_SILENCING, "restore", *_CALIBRATED),
     "constrained": (*_SILENCING, *_CALIBRATED),
+    "distill": (*_SILENCING, "restore", *_DISTILLED, *_CALIBRATED),
     "subspace": (*_SILENCING, "restore", "others_weight", "sharpness", *_CALIBRATED),
     "sum": (),
     **{method: ("density",) if prunes(method) else () for method in PEFT_METHODS},
@@ -139,14 +142,21 @@ def merge_experts(
         told = {"coprov2": f"{config.method} of {', '.join(adapters)}"}
         component = next(iter(adapters.values())).component
         with shared.phase("merge"):
-            layers = merged_layers(adapters, config, partial(calibrations.collect, config), recipe.seed)
-            # A merge that is not tuned is written layer by layer, while it is made.
-            start = dict(layers) if config.tune_steps else None
+            joint = config.method == "distill"
+            one_by_one = dataclasses.replace(config, gain=1.0) if joint else config
+            layers = merged_layers(adapters, one_by_one, partial(calibrations.collect, config), recipe.seed)
+            # A merge that is made layer by layer, and not tuned, is written while it is made.
+            start = dict(layers) if config.tune_steps or joint else None
+            if start is not None and joint:
+                fitted = calibrations.distilled(config, start)
+                start = {layer: (a, config.gain * b) for layer, (a, b) in fitted.items()}
             rank = write_merge(folder, layers, told, component) if start is None else 0
         if start is not None:
-            with shared.phase("tune"):
-                tuned = tune_jointly(recipe, config, start, shared.base, out / "work" / "tuning" / name, fingerprint)
-            ordered = ((layer, tuned[layer]) for layer in sorted_layers(tuned))
+            if config.tune_steps:
+                work = out / "work" / "tuning" / name
+                with shared.phase("tune"):
+                    start = tune_jointly(recipe, config, start, shared.base, work, fingerprint)
+            ordered = ((layer, start[layer]) for layer in sorted_layers(start))
             rank = write_merge(folder, ordered, told, component)
         written = {"rank": rank, "weights": checksum(folder)}
         content = {**provenance, **written, "fingerprint": fingerprint}
@@ -201,7 +211,8 @@ def merge_layers(
         adapters (`Mapping[str, Adapter]`): category -> expert, all with the same layers.
         config (`MergeConfig`): method, its options, rank (None: the exact one; for peft's methods with an SVD its
             default) and gain.
-        calibration (`Callable`): gives the calibration; called only by methods that need it.
+        calibration (`Callable`): gives the calibration; called only by methods that need it. What `distill` fits
+            further on prompts is `merge_experts`' to do: here it is the least squares that it starts from.
         seed (`int`, *optional*, defaults to 0): of methods that draw random numbers.
 
     Returns:
@@ -296,7 +307,7 @@ def _merge_layer(layer: str, products: dict[str, Factors], config: MergeConfig, 
         "ridge": config.ridge,
         "category_weight": config.category_weight,
     }
-    if config.method == "least_squares":
+    if config.method in ("least_squares", "distill"):
         merged, total = least_squares(listed, grams, safe, restore=config.restore, **silencing)  # type: ignore[arg-type]
     elif config.method == "constrained":
         merged, total = constrained(listed, grams, safe, **silencing)
@@ -383,13 +394,10 @@ class _Calibrations:
         return second_moments(config, self._highest_rank(config.unit))
 
     def _collect(self, config: MergeConfig, seconds: Collection[Second]) -> Calibration:
-        from dataset_builder.models import load_pipeline
-
         recipe = self._recipe
         images = config.calibration_latents == "image"
         samples = choose_samples(self._dataset, list(self._adapters), config.calibration_prompts, recipe.seed, images)
-        denoiser = denoiser_for(load_pipeline(recipe.base_model, recipe.revision))
-        denoiser.to("cuda" if torch.cuda.is_available() else "cpu")
+        denoiser = self._denoiser()
         return calibrate(
             adapted_networks(denoiser, next(iter(self._adapters.values()))),
             base_forward(denoiser, recipe.seed, config.calibration_latents, recipe.train.resolution),
@@ -398,6 +406,20 @@ class _Calibrations:
             config,
             seconds=seconds,
         )
+
+    def distilled(self, config: MergeConfig, start: dict[str, Factors]) -> dict[str, Factors]:
+        """`start`, fitted to what the experts do to the calibration prompts."""
+        recipe = self._recipe
+        images = config.calibration_latents == "image"
+        samples = choose_samples(self._dataset, list(self._adapters), config.calibration_prompts, recipe.seed, images)
+        return distill(self._denoiser(), experts_of(self._adapters), start, samples, config, recipe.seed)
+
+    def _denoiser(self) -> Denoiser:
+        from dataset_builder.models import load_pipeline
+
+        denoiser = denoiser_for(load_pipeline(self._recipe.base_model, self._recipe.revision))
+        denoiser.to("cuda" if torch.cuda.is_available() else "cpu")
+        return denoiser
 
     def provenance(self, config: MergeConfig) -> dict[str, Any]:
         """What every calibration is made from: base model, seed and the train split's files."""

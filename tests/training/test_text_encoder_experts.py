@@ -125,6 +125,7 @@ def test_every_merge_takes_the_encoders_layers_along_and_stock_diffusers_loads_t
     recipe.merge.method = "sum"
     recipe.merge.compare = [*sorted(set(MERGE_METHODS) - {"sum"}), "comerge:inputs=own", "svd:rank=3"]
     recipe.merge.calibration_prompts, recipe.merge.calibration_timesteps = 2, [300, 600]
+    recipe.merge.distill_steps, recipe.merge.distill_batch_size = 3, 2
     merged = merge_experts(recipe, experts, dataset, out)
     assert len(merged) == len(MERGE_METHODS) + 2
     singles = [_deltas(folder) for folder in experts.values()]
