@@ -103,7 +103,18 @@ def test_the_merge_plan_holds_every_combination_of_comerge_and_each_merge_with_a
     names = {variant.name for variant in main.variants}
     assert all(f"{name}-tuned" in names for name in names if not name.endswith("-tuned"))
     assert {variant.method for variant in main.variants + controls.variants} >= {
-        *("comerge", "least_squares", "subspace", "linear", "sum", "svd", "ties", "dare_linear", "dare_ties"),
+        *(
+            "comerge",
+            "least_squares",
+            "subspace",
+            "distill",
+            "linear",
+            "sum",
+            "svd",
+            "ties",
+            "dare_linear",
+            "dare_ties",
+        ),
         *("magnitude_prune", "single_expert", "all_single", "sft"),
     }
 
