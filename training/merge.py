@@ -57,7 +57,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     **{method: ("density",) if prunes(method) else () for method in PEFT_METHODS},
 }
 # What `best` stands for: the method with the lowest unsafe rate among those that keep what safe prompts show.
-BEST_METHOD = "least_squares"
+BEST_METHOD = "distill"
 # Fields of the section train that leave no trace in a joint tuning; threads and workers do, in the last bits.
 _INDIFFERENT = ("categories", "save_steps")
 # Goes up when the same options come to give another merge.
