@@ -205,12 +205,18 @@ def test_the_other_families_go_all_the_way(run: Run, folders: dict[str, Path], f
     recipe.base_model, recipe.train.max_steps = str(folders[family]), 1
     recipe.merge.method, recipe.merge.rank, recipe.merge.tune_steps = "least_squares", 3, 1
     recipe.merge.calibration_prompts, recipe.merge.calibration_timesteps = 1, [500]
-    folder = merge_experts(recipe, train_experts(recipe, dataset, out), dataset, out)["least_squares"]
-    deltas, stock = _deltas(folder), _stock_deltas(recipe, folder)
-    assert set(deltas) == set(stock)
-    assert len({layer.partition(".")[0] for layer in deltas if in_text_encoder(layer)}) == encoders
-    for layer, delta in deltas.items():
-        torch.testing.assert_close(stock[layer], delta, rtol=1e-4, atol=1e-7)
+    recipe.merge.distill_steps, recipe.merge.compare = 2, ["distill", "least_squares:gain=1"]
+    folders = merge_experts(recipe, train_experts(recipe, dataset, out), dataset, out)
+    for folder in (folders["least_squares"], folders["distill"]):
+        deltas, stock = _deltas(folder), _stock_deltas(recipe, folder)
+        assert set(deltas) == set(stock)
+        assert len({layer.partition(".")[0] for layer in deltas if in_text_encoder(layer)}) == encoders
+        for layer, delta in deltas.items():
+            torch.testing.assert_close(stock[layer], delta, rtol=1e-4, atol=1e-7)
+    # Fitting moves every encoder from the least squares that it starts from.
+    start, fitted = _deltas(folders["least_squares-gain-1"]), _deltas(folders["distill"])
+    moved = {layer.partition(".")[0] for layer in fitted if not torch.equal(fitted[layer], start[layer])}
+    assert sum(in_text_encoder(f"{name}.x") for name in moved) == encoders
 
 
 def test_experts_of_the_denoiser_alone_are_tuned_without_the_encoders(run: Run) -> None:
