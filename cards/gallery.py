@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from evaluation.report.pictures import picture_path
+from evaluation.report.reading import Node
 from recipes import RecipeError
 from recipes.writing import whole_file, write_whole
 
@@ -52,11 +54,8 @@ def place_examples(adapter: Path, evaluation: Path | None) -> list[dict[str, Any
             ordered.append((ranks[example["category"]], len(ordered), example))
         for _, _, example in sorted(ordered)[:EXAMPLES]:
             name = f"images/example-{len(widget) + 1}.png"
-            drawn = evaluation / "examples" / Path(example["merged"]["picture"]).name
-            # The run may be anyone's: a link could name any picture of this disk.
-            if drawn.is_symlink() or drawn.parent.is_symlink():
-                raise ValueError(drawn)
-            with Image.open(drawn) as image:
+            drawn = Node(path, "merged.picture", example["merged"]["picture"])
+            with Image.open(picture_path(drawn, evaluation / "examples")) as image:
                 picture = image.convert("RGB")
             # Whole multiples, so that small pictures stay as sharp as they are.
             factor = -(-_SIDE // min(picture.size)) if min(picture.size) < _SIDE else 1

@@ -127,30 +127,46 @@ def adapted_networks(denoiser: Denoiser, adapter: Adapter) -> nn.Module:
     each layer under its name in the adapter. `base_forward` runs both."""
     if not any(in_text_encoder(layer) for layer in adapter.layers):
         return denoiser.model
+    return with_text_encoders(denoiser)
+
+
+def with_text_encoders(denoiser: Denoiser) -> nn.Module:
+    """The denoiser's network and its text encoders, which are kept from now on, in one module."""
     denoiser.keep_text_encoders()
     both = nn.Module()
     both._modules.update({**denoiser.model._modules, **denoiser.text_encoders})
     return both
 
 
+def modules_of(network: nn.Module, layers: Mapping[str, Factors]) -> dict[str, nn.Linear]:
+    """The module of each layer of an expert, in the expert's order.
+
+    Raises:
+        `RecipeError`: where `network` has no such layer, or one of another shape.
+    """
+    modules, found = dict(network.named_modules()), {}
+    for name, (a, b) in layers.items():
+        module = modules.get(name)
+        if not isinstance(module, nn.Linear) or (module.out_features, module.in_features) != (len(b), a.shape[1]):
+            raise RecipeError(
+                f"layer {name} of the experts ({a.shape[1]} to {len(b)}) does not fit the base model, which has "
+                f"{module or 'no such layer'} there; merge experts with the base model they were trained on"
+            )
+        found[name] = module
+    return found
+
+
 class _Layers:
     """Hooks on the adapted layers: each layer's input of the current pass, and an expert switched on for it."""
 
     def __init__(self, unet: nn.Module, experts: Experts) -> None:
-        modules = dict(unet.named_modules())
-        self.names = list(next(iter(experts.values())))
+        found = modules_of(unet, next(iter(experts.values())))
+        self.names = list(found)
         self.seen: dict[str, Tensor] = {}
         self.active: str | None = None
         self._experts = experts
         self._handles = []
-        for name in self.names:
-            module = modules.get(name)
-            a, b = next(iter(experts.values()))[name]
-            if not isinstance(module, nn.Linear) or (module.out_features, module.in_features) != (len(b), a.shape[1]):
-                raise RecipeError(
-                    f"layer {name} of the experts ({a.shape[1]} to {len(b)}) does not fit the base model, which has "
-                    f"{module or 'no such layer'} there; merge experts with the base model they were trained on"
-                )
+        for name, module in found.items():
             self._handles.append(module.register_forward_hook(self._hook(name)))
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
@@ -291,8 +307,13 @@ def calibrate(
 
 def calibration_timesteps(layers: Sequence[str], config: MergeConfig) -> list[int]:
     """The timesteps to run: the first alone where every layer sees nothing but the prompt or its embedding."""
-    prompt_only = all(layer.endswith(("attn2.to_k", "attn2.to_v")) or in_text_encoder(layer) for layer in layers)
+    prompt_only = all(map(sees_prompt_alone, layers))
     return config.calibration_timesteps[:1] if prompt_only else list(config.calibration_timesteps)
+
+
+def sees_prompt_alone(layer: str) -> bool:
+    """Whether a layer of an adapter is fed nothing but the prompt, or its embedding."""
+    return in_text_encoder(layer) or layer.endswith(("attn2.to_k", "attn2.to_v"))
 
 
 def _batches(samples: Sequence[Sample], timesteps: Sequence[int], size: int) -> list[tuple[str, list[Sample], int]]:

@@ -20,16 +20,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from recipes import MergeConfig, RecipeError
+from recipes import MergeConfig
 from training.adapters import in_text_encoder
-from training.calibration import Experts
+from training.calibration import Experts, modules_of, sees_prompt_alone, with_text_encoders
 from training.calibration_samples import Sample
 from training.denoisers import Denoiser
 from training.draws import seed_of
 from training.low_rank import Factors
 
-# The only layers of a UNet whose inputs are the prompt's embeddings themselves.
-_READERS = (".attn2.to_k", ".attn2.to_v")
 _READ = "prompt_embeds"
 # Prompts that are encoded at once where no gradients are made.
 _BATCH = 256
@@ -44,29 +42,19 @@ class PromptNetworks:
 
     Args:
         denoiser (`Denoiser`): its text encoders are kept; all its weights are frozen.
-        layers (sequence of `str`): of the experts.
+        layers (`Mapping[str, Factors]`): of an expert.
 
     Attributes:
         layers (`list[str]`): those of them that see the prompt alone.
 
     Raises:
-        `RecipeError`: for a layer that the base model does not have.
+        `RecipeError`: for a layer that the base model does not have in this shape.
     """
 
-    def __init__(self, denoiser: Denoiser, layers: Sequence[str]) -> None:
-        denoiser.keep_text_encoders()
-        known = dict(denoiser.model.named_modules())
-        for name, encoder in denoiser.text_encoders.items():
-            known |= {f"{name}.{path}": module for path, module in encoder.named_modules()}
-        self.layers = [layer for layer in layers if in_text_encoder(layer) or layer.endswith(_READERS)]
-        for layer in self.layers:
-            if not isinstance(known.get(layer), nn.Linear):
-                raise RecipeError(
-                    f"layer {layer} of the experts does not fit the base model, which has "
-                    f"{known.get(layer) or 'no such layer'} there; merge experts with the base model they were trained "
-                    "on"
-                )
-        self._modules = {layer: known[layer] for layer in self.layers}
+    def __init__(self, denoiser: Denoiser, layers: Update) -> None:
+        seen = {layer: factors for layer, factors in layers.items() if sees_prompt_alone(layer)}
+        self._modules = modules_of(with_text_encoders(denoiser), seen)
+        self.layers = list(seen)
         self._readers = [layer for layer in self.layers if not in_text_encoder(layer)]
         self._denoiser = denoiser
         self._update: Update | None = None
@@ -158,7 +146,7 @@ def distill(
     """
     if not any(in_text_encoder(layer) for layer in start):
         return dict(start)
-    networks = PromptNetworks(denoiser, list(start))
+    networks = PromptNetworks(denoiser, start)
     device, generator = networks.device, torch.Generator().manual_seed(seed_of(seed, "distill") % 2**63)
     teachers = {
         category: {layer: (a.float().to(device), b.float().to(device)) for layer, (a, b) in experts[category].items()}

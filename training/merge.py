@@ -31,7 +31,7 @@ from training.adapters import (
     write_layers,
 )
 from training.calibration import Calibration, Second, adapted_networks, base_forward, calibrate
-from training.calibration_samples import choose_samples, train_files
+from training.calibration_samples import Sample, choose_samples, train_files
 from training.constrained import constrained
 from training.denoisers import Denoiser, denoiser_for
 from training.distill import distill
@@ -395,24 +395,24 @@ class _Calibrations:
 
     def _collect(self, config: MergeConfig, seconds: Collection[Second]) -> Calibration:
         recipe = self._recipe
-        images = config.calibration_latents == "image"
-        samples = choose_samples(self._dataset, list(self._adapters), config.calibration_prompts, recipe.seed, images)
         denoiser = self._denoiser()
         return calibrate(
             adapted_networks(denoiser, next(iter(self._adapters.values()))),
             base_forward(denoiser, recipe.seed, config.calibration_latents, recipe.train.resolution),
             experts_of(self._adapters, config.unit),
-            samples,
+            self._samples(config),
             config,
             seconds=seconds,
         )
 
     def distilled(self, config: MergeConfig, start: dict[str, Factors]) -> dict[str, Factors]:
         """`start`, fitted to what the experts do to the calibration prompts."""
-        recipe = self._recipe
-        images = config.calibration_latents == "image"
-        samples = choose_samples(self._dataset, list(self._adapters), config.calibration_prompts, recipe.seed, images)
-        return distill(self._denoiser(), experts_of(self._adapters), start, samples, config, recipe.seed)
+        experts, samples = experts_of(self._adapters), self._samples(config)
+        return distill(self._denoiser(), experts, start, samples, config, self._recipe.seed)
+
+    def _samples(self, config: MergeConfig) -> list[Sample]:
+        images, seed = config.calibration_latents == "image", self._recipe.seed
+        return choose_samples(self._dataset, list(self._adapters), config.calibration_prompts, seed, images)
 
     def _denoiser(self) -> Denoiser:
         from dataset_builder.models import load_pipeline
