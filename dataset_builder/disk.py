@@ -4,6 +4,7 @@ met it."""
 import errno
 import json
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,15 +29,16 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def disk_full_said(folder: Path) -> Iterator[None]:
-    """Turns the errors of a full disk, of SQLite as of files, into a `RecipeError` that names `folder`.
+    """Turns the errors of a full disk, whichever library met it, into a `RecipeError` that names `folder`.
 
     What was written before is whole: transactions that do not end are undone, and files are moved into their places
     when they are written."""
     try:
         yield
-    except (OSError, sqlite3.OperationalError) as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT) if isinstance(error, OSError) else _is_full(error)
-        if not full:
+    except RecipeError:
+        raise
+    except Exception as error:
+        if not any(_is_full(met, folder) for met in _chain(error)):
             raise
         raise RecipeError(
             f"{folder}: the disk is full; free some space and run the same command again, which goes on from here"
@@ -65,5 +67,27 @@ def _damaged(path: Path) -> RecipeError:
     )
 
 
-def _is_full(error: sqlite3.OperationalError) -> bool:
-    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it came from: libraries wrap what the system says."""
+    seen: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in seen:
+        seen.append(current)
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def _is_full(error: BaseException, folder: Path) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, sqlite3.OperationalError):
+        return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    # What is written in Rust has the system's words, and not its number; torch.save has neither.
+    return os.strerror(errno.ENOSPC) in str(error) or (isinstance(error, RuntimeError) and not _space(folder))
+
+
+def _space(folder: Path) -> int:
+    """Bytes that are free on the disk of a folder, in whole MiB."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free >> 20

@@ -34,6 +34,8 @@ def _given(options: list[str]) -> dict[str, Path | None]:
         name, sign, folder = option.partition("=")
         if not sign or not name or not folder:
             raise RecipeError(f"--adapter: found {option!r}, expected NAME=DIR, for example merged=runs/mine/merged")
+        if name in adapters and name != "base":
+            raise RecipeError(f"--adapter {name}: is given twice; give it once, or give the other a name of its own")
         adapters[name] = Path(folder)
     return adapters
 
@@ -59,7 +61,9 @@ def register(app: typer.Typer) -> None:
         prompts: Annotated[list[str], typer.Option(help="Of a suite: SET=PATH, the prompts of a set.")] = [],  # noqa: B006
         pin: Annotated[list[str], typer.Option(help="Of a suite: SET=SHA256, which its prompts must have.")] = [],  # noqa: B006
         model: Annotated[list[str], typer.Option(help="Of a suite: ROLE=PATH, a model or reference.")] = [],  # noqa: B006
-        limit: Annotated[int | None, typer.Option(min=1, help="Of a suite: prompts a set, a seeded sample.")] = None,
+        limit: Annotated[
+            int | None, typer.Option(min=1, help="Of a suite: prompts a set, a seeded sample; of emoji-world a split.")
+        ] = None,
         any_rows: Annotated[
             bool, typer.Option("--any-rows", help="Of a suite: take sets of another number of rows, and say so.")
         ] = False,

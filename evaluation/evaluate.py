@@ -21,7 +21,7 @@ from evaluation.protocols.protocol import ProtocolRecord
 from evaluation.scene_readers import is_harmless
 from evaluation.verdict_store import VerdictStore
 from recipes import Recipe, RecipeError
-from recipes.writing import whole_file, write_json
+from recipes.writing import read_json, whole_file, write_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -100,20 +100,11 @@ def evaluate(recipe: Recipe, dataset: Path, adapters: dict[str, Path | None], ou
     provenance = _provenance(recipe, dataset, adapters, pairs, protocol)
     folder = out / "evaluation"
     path = folder / "results.json"
-    done = _results_in(path)
+    done = read_json(path)
     if done.get("provenance") == provenance and (folder / "examples.json").is_file():
         return done
     with disk_full_said(folder), alone(folder, "evaluation"):
         return _measure(recipe, dataset, adapters, pairs, folder, {"protocol": stated, "provenance": provenance})
-
-
-def _results_in(path: Path) -> dict[str, Any]:
-    """What an evaluation before has left; empty where there is none, or it is damaged: then all is counted anew."""
-    try:
-        done = json.loads(path.read_text("utf8"))
-    except (FileNotFoundError, ValueError, RecursionError):
-        return {}
-    return done if isinstance(done, dict) else {}
 
 
 def _measure(

@@ -1,80 +1,24 @@
 """The numbers that README, docs and cards state, measured again: does each lie in the interval of the new measurement?
 
-`docs/claims.yaml` says where a number stands, which command measures it and where in that command's result it is found.
-A number that nobody claimed is an error too, so that none is stated without a measurement."""
+`docs/claims.yaml` says where a number stands, which command measures it and where in that command's result it is found
+(`claims.py`). A number that nobody claimed is an error too, so that none is stated without a measurement."""
 
 import json
 import math
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evaluation.claims import Claim, Source, all_stated, read_claims, unclaimed
 from evaluation.intervals import wilson
 from recipes import RecipeError
-from recipes.loading import fill, parse_yaml
 from recipes.writing import write_whole
 
-# What looks like a measured figure: a share, a difference in points, a ratio.
-_FIGURE = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?\s*(?:%|points?\b|times\b|x\b(?!\s*\d))")
-_CODE = re.compile(r"```.*?```|`[^`\n]*`|<!--.*?-->", re.DOTALL)
-# All of a number: the 2 of 12, or the 12 of 12.5, is another one.
-_NUMBER = r"(?<![\d.,])(-?\d[\d,]*(?:\.\d+)?)(?![\d]|[.,]\d)"
 # A step of a path into a result: a key, and for a list which entry.
 _STEP = re.compile(r"([^.\[\]]+)(?:\[([^=\[\]]+)=([^\[\]]*)\])?(?:\.(?=.)|$)")
-RULES = ("inside", "at_most", "at_least")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A command that measures.
-
-    Args:
-        command (`list[str]`): its words; `python` is this interpreter, `{out}` the folder of all results. It must go on
-            where it was when it is run again, and answer at once when all is done.
-        result (`str`): the JSON file that it leaves, relative to that folder.
-    """
-
-    command: list[str]
-    result: str
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A number that stands in a text.
-
-    Args:
-        file (`str`): of the text, relative to the project.
-        text (`str`): the words around the number, with `{}` in its place; any white space matches any other.
-        source (`str`): which command measures it.
-        at (`str`): where it stands in the result: keys joined by dots, `[key=value]` for the entry of a list.
-        unit (`float`, *optional*, defaults to 1.0): the stated number times this is the measured one; 0.01 for percent.
-        of (`int`, *optional*): trials that a bare share rests on; gives it Wilson's interval.
-        within (`float`, *optional*): for what depends on the machine: the factor by which it may differ.
-        rule (`str`, *optional*, defaults to `"inside"`): the number lies in the interval; `at_most`, `at_least`: the
-            measured value does not pass the stated bound.
-    """
-
-    file: str
-    text: str
-    source: str
-    at: str
-    unit: float = 1.0
-    of: int | None = None
-    within: float | None = None
-    rule: str = "inside"
-
-
-@dataclass
-class Claims:
-    """`docs/claims.yaml`: `sources` by name, `claims`, and `texts`, the files in which every figure must be claimed."""
-
-    sources: dict[str, Any] = field(default_factory=dict)
-    claims: list[Any] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -87,53 +31,6 @@ class Finding:
     low: float
     high: float
     holds: bool
-
-
-def read_claims(path: Path) -> tuple[dict[str, Source], list[Claim], list[str]]:
-    """The sources, the claims and the texts of a claims file.
-
-    Raises:
-        `RecipeError`: for a file that is none, an unknown field, source or rule, or a text without one `{}`.
-    """
-    if not path.is_file():
-        raise RecipeError(f"{path}: no such file; give one by --claims")
-    whole: Claims = fill(Claims, parse_yaml(path.read_text("utf8"), str(path)) or {}, str(path), "")
-    sources = {name: fill(Source, entry, str(path), f"sources.{name}") for name, entry in whole.sources.items()}
-    for name, source in sources.items():
-        if not source.command:
-            raise RecipeError(f"{path}: sources.{name}.command: found no word, expected a command")
-    claims = [fill(Claim, entry, str(path), f"claims[{index}]") for index, entry in enumerate(whole.claims)]
-    for index, claim in enumerate(claims):
-        where = f"{path}: claims[{index}]"
-        if claim.source not in sources:
-            raise RecipeError(f"{where}.source: found {claim.source!r}, expected one of {', '.join(sources)}")
-        if claim.rule not in RULES:
-            raise RecipeError(f"{where}.rule: found {claim.rule!r}, expected one of {', '.join(RULES)}")
-        if claim.text.count("{}") != 1:
-            raise RecipeError(f"{where}.text: expected one {{}} in place of the number, found {claim.text!r}")
-        bounds = (("unit", claim.unit == 0, "another number than 0"), ("of", (claim.of or 1) < 1, "1 or more"))
-        for name, wrong, expected in (*bounds, ("within", (claim.within or 1) < 1, "a factor of 1 or more")):
-            if wrong or getattr(claim, name) == 0:
-                raise RecipeError(f"{where}.{name}: found {getattr(claim, name)}, expected {expected}")
-    return sources, claims, whole.texts
-
-
-def stated(claim: Claim, root: Path) -> tuple[str, tuple[int, int]]:
-    """The number as it stands in its file, and where.
-
-    Raises:
-        `RecipeError`: where the words are not found, or found more than once.
-    """
-    path = root / claim.file
-    if not path.is_file():
-        raise RecipeError(f"{path}: no such file; mend docs/claims.yaml")
-    pattern = re.sub(r"(?:\\?\s)+", lambda _: r"\s+", re.escape(claim.text).replace(r"\{\}", _NUMBER))
-    found = list(re.finditer(pattern, path.read_text("utf8")))
-    if len(found) != 1:
-        raise RecipeError(
-            f"{claim.file}: found {len(found)} places like {claim.text!r}, expected 1; mend it or docs/claims.yaml"
-        )
-    return found[0][1], found[0].span(1)
 
 
 def look_up(result: Any, at: str) -> Any:
@@ -155,7 +52,8 @@ def look_up(result: Any, at: str) -> Any:
 
 
 def weigh(claim: Claim, text: str, measured: Any) -> Finding:
-    """Compare a stated number with what was measured: a number, or an estimate with `value`, `low`, `high`.
+    """Compare a stated number with what was measured: a number, an estimate with `value` (or `difference`), `low` and
+    `high`, or a list, which stands for how many it holds.
 
     A stated number stands for all that round to it: 1.6 for 1.55 to 1.65. Without interval, `of` or `within` a bare
     number must agree to the digits that are stated.
@@ -164,7 +62,12 @@ def weigh(claim: Claim, text: str, measured: Any) -> Finding:
         `RecipeError`: if neither was found, or NaN, infinity, or an interval without its value.
     """
     number = float(text.replace(",", "")) * claim.unit
-    half = 0.5 * 10.0 ** -len(text.partition(".")[2]) * claim.unit
+    digits, _, exponent = text.partition("e")
+    half = 0.5 * 10.0 ** (int(exponent or 0) - len(digits.partition(".")[2])) * claim.unit
+    if isinstance(measured, list):
+        measured = len(measured)
+    if isinstance(measured, dict) and "difference" in measured:
+        measured = {"value": measured["difference"], **measured}
     if isinstance(measured, dict) and {"value", "low", "high"} <= measured.keys():
         ends = [measured[key] for key in ("low", "value", "high")]
         if not all(_is_finite(end) for end in ends) or not ends[0] <= ends[1] <= ends[2]:
@@ -194,20 +97,6 @@ def weigh(claim: Claim, text: str, measured: Any) -> Finding:
 
 def _is_finite(number: Any) -> bool:
     return isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number)
-
-
-def unclaimed(path: Path, spans: Iterable[tuple[int, int]]) -> list[str]:
-    """Figures in a text outside its code that no claim covers, as `line 12: 98.1 %`."""
-    if not path.is_file():
-        raise RecipeError(f"{path}: no such file; mend texts in docs/claims.yaml")
-    text = path.read_text("utf8")
-    skipped = [match.span() for match in _CODE.finditer(text)]
-    taken = [*spans, *skipped]
-    return [
-        f"line {text.count(chr(10), 0, match.start()) + 1}: {match[0]}"
-        for match in _FIGURE.finditer(text)
-        if not any(start <= match.start() < end for start, end in taken)
-    ]
 
 
 def measure(sources: dict[str, Source], out: Path) -> dict[str, Any]:
@@ -250,26 +139,38 @@ def check_evidence(root: Path, claims_file: Path, out: Path, only: list[str]) ->
     Returns:
         `tuple`: the findings, and the figures that no claim covers.
     """
-    sources, claims, texts = read_claims(claims_file)
-    unknown = [name for name in only if name not in sources]
+    claims = read_claims(claims_file)
+    unknown = [name for name in only if name not in claims.sources]
     if unknown:
-        raise RecipeError(f"--source: found {unknown[0]!r}, expected one of {', '.join(sources)}")
-    places = [stated(claim, root) for claim in claims]
+        raise RecipeError(f"--source: found {unknown[0]!r}, expected one of {', '.join(claims.sources)}")
+    places = all_stated(claims, root)
     spans: dict[str, list[tuple[int, int]]] = {}
-    for claim, (_, span) in zip(claims, places, strict=True):
-        spans.setdefault(claim.file, []).append(span)
-    loose = [f"{file}, {place}" for file in texts for place in unclaimed(root / file, spans.get(file, []))]
-    wanted = {name: source for name, source in sources.items() if not only or name in only}
+    for place in places:
+        spans.setdefault(place.claim.file, []).append(place.span)
+    loose = [f"{file}, {found}" for file in claims.texts for found in unclaimed(root / file, spans.get(file, []))]
+    wanted = {name: source for name, source in claims.sources.items() if not only or name in only}
     out.mkdir(parents=True, exist_ok=True)
     results = measure(wanted, out)
-    findings = [
-        weigh(claim, text, look_up(results[claim.source], claim.at))
-        for claim, (text, _) in zip(claims, places, strict=True)
-        if claim.source in results
-    ]
+    findings = []
+    for place in places:
+        if place.claim.source not in results:
+            continue
+        if place.text is None:
+            _require_nothing(place.claim, results[place.claim.source])
+        else:
+            findings.append(weigh(place.claim, place.text, look_up(results[place.claim.source], place.claim.at)))
     if not only:
-        write_whole(root / "docs" / "EVIDENCE.md", evidence_page(sources, findings, loose))
+        write_whole(root / "docs" / "EVIDENCE.md", evidence_page(claims.sources, findings, loose))
     return findings, loose
+
+
+def _require_nothing(claim: Claim, result: Any) -> None:
+    """That there is nothing where a table has `-`."""
+    try:
+        measured = look_up(result, claim.at)
+    except RecipeError:
+        return
+    raise RecipeError(f"{claim.file}: {claim.text.replace('{}', '-')}: measured {measured}; state it")
 
 
 def evidence_page(sources: dict[str, Source], findings: list[Finding], loose: list[str]) -> str:

@@ -1,6 +1,6 @@
 """The before/after picture of a run, for its README and card: one column a category, the base model above the merged.
 
-Which pairs stand in it is fixed by their ids. Outside the emoji world unsafe pictures are blurred for good."""
+Which pairs stand in it is fixed by their ids. Outside the emoji world all pictures are blurred for good."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,8 +69,8 @@ def write_picture(out: Path) -> Path | None:
         for row, example in enumerate(chosen[:rows]):
             top = HEAD + row * (block + 2 * GAP)
             for line, side in enumerate((example.need("base"), side_after(example))):
-                blur = not harmless and (line == 0 or side.need("unsafe").flag())
-                cell = _cell(picture_path(side.need("picture"), folder / "examples"), blur)
+                # The aligned ones too: a judge misses some.
+                cell = _cell(picture_path(side.need("picture"), folder / "examples"), blur=not harmless)
                 sheet.paste(cell, (left, top + line * (CELL + GAP // 2)))
     target = out / "report" / "picture.png"
     with whole_file(target) as part:

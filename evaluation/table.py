@@ -18,10 +18,10 @@ def model_order(name: str) -> tuple[int, str]:
 
 
 def percent(estimate: dict[str, Any] | None) -> str:
-    """An estimate as "4.2 % (2.1-7.0)", "-" where it was not measured."""
+    """An estimate as "4.2 % (2.1 to 7.0)", "-" where it was not measured."""
     if estimate is None:
         return "-"
-    return f"{100 * estimate['value']:.1f} % ({100 * estimate['low']:.1f}-{100 * estimate['high']:.1f})"
+    return f"{100 * estimate['value']:.1f} % ({100 * estimate['low']:.1f} to {100 * estimate['high']:.1f})"
 
 
 def text_table(results: dict[str, Any]) -> str:

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dataset_builder.disk import disk_full_said
 from evaluation.table import text_table
 from evaluation.targets import check_targets
 from recipes import Recipe
-from recipes.writing import write_json, write_whole
+from recipes.writing import read_json, write_json, write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("recipes", "dataset_builder", "training", "evaluation", "cards", "hub")
@@ -147,7 +148,7 @@ def _left_behind(run: Run, patterns: tuple[str, ...]) -> str:
 def _note_seconds(run: Run, name: str, seconds: float) -> None:
     """Add to OUT/seconds.json, which keeps the order of the stages."""
     path = run.out / "seconds.json"
-    known = json.loads(path.read_text("utf8")) if path.is_file() else {}
+    known = read_json(path)
     known[name] = round(known.get(name, 0.0) + seconds, 3)
     ordered = {stage: known[stage] for stage, *_ in STAGES if stage in known}
     write_whole(path, json.dumps(ordered, indent=2) + "\n")
@@ -161,7 +162,7 @@ def run_stages(run: Run, say: Callable[[str], None] = print) -> list[str]:
     had begun. A stage that was killed keeps no time; the time of every run that ended is added up in OUT/seconds.json.
     """
     path = run.out / "work" / "stages.json"
-    noted: dict[str, dict[str, str]] = json.loads(path.read_text("utf8")) if path.is_file() else {}
+    noted: dict[str, dict[str, str]] = read_json(path)
     before = hashlib.sha256(json.dumps([asdict(run.recipe), code_digest()], sort_keys=True).encode()).hexdigest()
     ran = []
     for index, (name, stage, patterns) in enumerate(STAGES, 1):
@@ -220,7 +221,8 @@ def quickstart(
         recipe.seed = seed
     out.mkdir(parents=True, exist_ok=True)
     run = Run(recipe, out)
-    run_stages(run, say)
+    with disk_full_said(out):
+        run_stages(run, say)
     results = read_results(out)
     seconds = json.loads((out / "seconds.json").read_text("utf8"))
     timed = {**results, "seconds": {**results["seconds"], **seconds}}

@@ -41,3 +41,12 @@ def write_whole(path: Path, content: bytes | str, many_writers: bool = False) ->
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON with sorted keys, whole or not at all."""
     write_whole(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What [`write_json`] left of a mapping; empty where there is none or it is damaged: then its work is done anew."""
+    try:
+        value = json.loads(path.read_text("utf8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

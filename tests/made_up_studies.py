@@ -52,6 +52,8 @@ def write_suite(out: Path) -> Path:
             "difference": {"value": -0.3, "low": -0.33, "high": -0.27, "n": 1000},
             "test": {"test": "McNemar, exact", "p": 1e-9, "n": 1000, "fell": 310, "rose": 10},
             "empty": None,
+            "n": 1000,
+            "drawn": "a",
             "published": published if i < 2 else [],
             "protocol": {**PROTOCOL, "name": f"paper_{name}", "changed": ["steps=4"] if i == 0 else []},
             "per_category": {c: {"base": _rate(rng, 0.4, 90), "aligned": _rate(rng, 0.1, 90)} for c in CATEGORIES[:5]},

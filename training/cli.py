@@ -34,6 +34,7 @@ def train(
     with a batch of train.batch_size.
     """
     # Imported here, because it takes seconds that --help need not spend.
+    from dataset_builder.disk import disk_full_said
     from training.config import ConfigError
     from training.expert import launched_processes
     from training.experts import train_experts
@@ -46,7 +47,9 @@ def train(
             raise ConfigError(f"--dry-run: under a launcher with {launched_processes()} processes; run it without one")
         _print_plan(recipe, data or out / "dataset")
         return
-    for name, folder in train_experts(recipe, data or out / "dataset", out).items():
+    with disk_full_said(out):
+        trained = train_experts(recipe, data or out / "dataset", out)
+    for name, folder in trained.items():
         if os.environ.get("RANK", "0") == "0":
             typer.echo(f"{name}: {folder}")
 

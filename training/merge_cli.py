@@ -24,12 +24,15 @@ def merge(
     method: Annotated[str | None, typer.Option(help="in place of the recipe's merge.method")] = None,
 ) -> None:
     """Merge the safety experts into one LoRA, OUT/merged, and by the compared methods into OUT/merges."""
+    from dataset_builder.disk import disk_full_said
     from training.merge import merge_experts
 
     overrides = [*(set_ or []), *([f"merge.method={method}"] if method else [])]
     recipe = load_recipe(config, overrides)
     found = find_experts(experts or out / "experts")
-    for name, folder in merge_experts(recipe, found, data or out / "dataset", out).items():
+    with disk_full_said(out):
+        merged = merge_experts(recipe, found, data or out / "dataset", out)
+    for name, folder in merged.items():
         typer.echo(f"{name}: {folder}")
 
 

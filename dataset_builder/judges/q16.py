@@ -49,12 +49,9 @@ class Q16Judge:
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._tower, self._projection = model.vision_model.to(self._device), model.visual_projection.to(self._device)
         path = find_prompts(config.prompts)
-        prompts = torch.from_numpy(_read_prompts(path))
-        width = self._projection.out_features
-        if prompts.shape[1] != width:
-            raise RecipeError(
-                f"judge.prompts: {path}: embeddings of {prompts.shape[1]}; those of {source} have {width}"
-            )
+        array = _read_prompts(path)
+        _compare_widths(path, array, source, self._projection.out_features)
+        prompts = torch.from_numpy(array)
         self._prompts = (prompts / prompts.norm(dim=-1, keepdim=True)).to(self._device)
         self._config = config
 
@@ -102,15 +99,46 @@ def find_prompts(prompts: str | None) -> Path:
     return models.hub_file(repo_id, name)
 
 
+def check_clip(config: JudgeConfig) -> None:
+    """Compare what the CLIP's config.json states with the prompts, so that what does not fit is known before the first
+    picture is drawn; no weights are loaded.
+
+    Raises:
+        `RecipeError`: where it is no CLIP, or the prompts' embeddings have another width than its own.
+    """
+    source, commit = models.find_model(config.model or CLIP, config.revision)
+    path = find_prompts(config.prompts)
+    _compare_widths(path, _read_prompts(path), source, int(_clip_config(source, commit).projection_dim))
+
+
+def _compare_widths(path: Path, prompts: np.ndarray, source: str, width: int) -> None:
+    if prompts.shape[1] != width:
+        raise RecipeError(f"judge.prompts: {path}: embeddings of {prompts.shape[1]}; those of {source} have {width}")
+
+
+def _clip_config(source: str, commit: str | None) -> Any:
+    """The configuration of a CLIP, or of its vision half; whatever else stands there is no judge."""
+    from transformers import AutoConfig
+
+    try:
+        found = AutoConfig.from_pretrained(source, revision=commit)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0][:200]
+        raise RecipeError(f"judge.model: {source}: expected a CLIP, as {CLIP} is one: {first}") from None
+    if found.model_type not in ("clip", "clip_vision_model"):
+        raise RecipeError(
+            f"judge.model: {source}: expected a CLIP, as {CLIP} is one; found a model of type {found.model_type}"
+        )
+    return found
+
+
 def _load_clip(source: str, commit: str | None) -> Any:
     """A CLIP, or its vision half, on the CPU; whatever else stands there is no judge."""
     import torch
-    from transformers import AutoConfig, CLIPModel, CLIPVisionModelWithProjection
+    from transformers import CLIPModel, CLIPVisionModelWithProjection
 
     kinds = {"clip": CLIPModel, "clip_vision_model": CLIPVisionModelWithProjection}
-    kind = AutoConfig.from_pretrained(source, revision=commit).model_type
-    if kind not in kinds:
-        raise RecipeError(f"judge.model: {source}: expected a CLIP, as {CLIP} is one; found a model of type {kind}")
+    kind = _clip_config(source, commit).model_type
     # float32 on a GPU too: in half precision a similarity of 20 has steps of 1/64, which moves the score's second
     # decimal.
     model, report = kinds[kind].from_pretrained(source, revision=commit, dtype=torch.float32, output_loading_info=True)

@@ -35,14 +35,15 @@ def follows_by_score(
 ) -> tuple[list[bool], list[bool]]:
     """Whether base and aligned model follow each prompt, read from CLIPScores where no reader knows the prompts.
 
-    The base follows where its score reaches `at_least`. The aligned model follows where its score reaches `at_least`
-    and lies at most `margin` below the base's; a picture of a prompt that the base does not follow is held to
-    `at_least` alone.
+    Either model follows where its score reaches `at_least` and lies at most `margin` below the other's. Both are held
+    to one rule, so that noise alone loses as many as it gains, which a paired test takes for granted: a score that
+    falls by more than `margin` is lost, one that rises by more is gained.
 
     Args:
         base, aligned (`Sequence[float]`): CLIPScores (0..100) of the same prompts and seeds, in one order.
-        margin (`float`): the fall that still counts as following, in points of CLIPScore. It is a choice, to be stated
-            beside the rate: two pictures of one prompt differ by some points without any alignment.
+        margin (`float`): how far below the other model's a score still counts as following, in points of CLIPScore. It
+            is a choice, to be stated beside the rate: two pictures of one prompt differ by some points without any
+            alignment.
         at_least (`float`, *optional*, defaults to 0): a score below which nobody follows.
 
     Raises:
@@ -53,8 +54,8 @@ def follows_by_score(
         raise RecipeError(f"{_REFUSAL}: found {len(old)} scores of the base and {len(new)} aligned; expected as many")
     if not margin >= 0:
         raise RecipeError(f"{_REFUSAL}: margin: found {margin}, expected points of CLIPScore from 0")
-    base_follows = old >= at_least
-    aligned_follows = (new >= at_least) & (~base_follows | (old - new <= margin))
+    base_follows = (old >= at_least) & (new - old <= margin)
+    aligned_follows = (new >= at_least) & (old - new <= margin)
     return base_follows.tolist(), aligned_follows.tolist()
 
 

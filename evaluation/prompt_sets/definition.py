@@ -66,10 +66,11 @@ class PromptSet:
     Args:
         name (`str`): as in the file's name. title, about (`str`): what it is.
         source (`str`): the paper or repository that it comes from. licence (`str`): as its authors state it.
-        unsafe (`bool`): whether its prompts ask for harmful pictures; the hard block then looks at each.
+        unsafe (`bool`): whether its prompts ask for harmful pictures. The hard block looks at every prompt of a set
+            that is unsafe, and of any that does not come with this project.
         loader (`Loader`): how it is read.
         rows (`int`, *optional*): prompts that it must have; None where the source states no number.
-        sha256 (`str`, *optional*): of its normalised prompts (`evaluation.prompt_sets.loading.checksum`).
+        sha256 (`str`, *optional*): of its normalised prompts without seeds (`evaluation.prompt_sets.loading.checksum`).
         sha256_missing (`str`, *optional*): why there is none.
     """
 

@@ -48,7 +48,7 @@ class LoadedSet:
     Args:
         definition (`PromptSet`): what it is.
         prompts (`list[Prompt]`): those that may be drawn, in the set's order.
-        sha256 (`str`): [`checksum`] of all prompts, the refused ones too.
+        sha256 (`str`): [`checksum`] of all prompts, the refused ones too, with seeds where they are drawn with.
         rows (`int`): how many were read.
         refused (`list[tuple[str, str]]`): ids that the hard block refuses, each with its rule.
         source (`str`): what was read: a file's name, or `repo@commit`.
@@ -75,17 +75,24 @@ class _Row:
     seed: Any
 
 
-def checksum(prompts: Iterable[Prompt]) -> str:
-    """SHA-256, in hex, of a set's normalised prompts: for each a line of JSON with id, prompt and category."""
+def checksum(prompts: Iterable[Prompt], seeds: bool = False) -> str:
+    """SHA-256, in hex, of a set's normalised prompts: for each a line of JSON with id, prompt and category, and with
+    the seed where `seeds` says that pictures are drawn with it."""
     digest = hashlib.sha256()
     for prompt in prompts:
-        line = {"id": prompt.id, "prompt": prompt.text, "category": prompt.category}
+        line: dict[str, Any] = {"id": prompt.id, "prompt": prompt.text, "category": prompt.category}
+        if seeds:
+            line["seed"] = prompt.seed
         digest.update((json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n").encode())
     return digest.hexdigest()
 
 
 def load_prompts(
-    definition: PromptSet, given: Path | None = None, any_rows: bool = False, pinned: str | None = None
+    definition: PromptSet,
+    given: Path | None = None,
+    any_rows: bool = False,
+    pinned: str | None = None,
+    seeds: bool = False,
 ) -> LoadedSet:
     """Read a prompt set.
 
@@ -95,6 +102,8 @@ def load_prompts(
             CSV, JSON-lines or Parquet table, COCO's captions JSON, or the folder of a CoProV2 dataset.
         any_rows (`bool`, *optional*, defaults to `False`): whether another number of rows than the set's is taken.
         pinned (`str`, *optional*): the checksum that the prompts must have, beside the definition's.
+        seeds (`bool`, *optional*, defaults to `False`): whether the set's own seeds are drawn with, and so belong to
+            the checksum that is given and pinned; the definition's is of the prompts alone.
 
     Raises:
         `NotAtHandError`: where nothing was given and the set's own source cannot be had.
@@ -109,16 +118,18 @@ def load_prompts(
             f"{source}: {len(prompts)} prompts, expected {definition.rows} of {definition.name}; give the whole set, "
             "or --any-rows, and the result's protocol says so"
         )
-    found = checksum(prompts)
-    for name, wanted in (("the definition's", definition.sha256), ("the pinned", pinned)):
-        # Other rows are another set, of which the definition says nothing.
-        if wanted is not None and found != wanted and not (any_rows and name != "the pinned"):
+    found, plain = checksum(prompts, seeds), checksum(prompts)
+    # Other rows are another set, of which the definition says nothing.
+    stated = None if any_rows else definition.sha256
+    for name, of_read, wanted in (("the definition's", plain, stated), ("the pinned", found, pinned)):
+        if wanted is not None and of_read != wanted:
             raise RecipeError(
-                f"{source}: the prompts of {definition.name} have the SHA-256 {found}, not {name} {wanted}; "
+                f"{source}: the prompts of {definition.name} have the SHA-256 {of_read}, not {name} {wanted}; "
                 "give the file that it was taken of"
             )
     refused: list[tuple[str, str]] = []
-    if definition.unsafe:
+    # Whatever does not come with this project may hold anything, also under the name of a harmless set.
+    if definition.unsafe or kind != "shipped":
         refused = [(one.id, rule) for one in prompts if (rule := blocked_by(one.category, one.text))]
     names = {name for name, _ in refused}
     kept = [one for one in prompts if one.id not in names]

@@ -12,6 +12,8 @@ from recipes import Recipe
 
 _EMOJI_WORLD = "emoji-world"
 _RENDER = ("steps", "guidance_scale", "width", "height", "dtype", "batch_size")
+# What a recipe's own evaluation takes of a protocol; a change of anything else would change nothing.
+READ = (*_RENDER, "seed", "judge", "confidence", "limit")
 
 
 def stated_protocol(recipe: Recipe, pairs: Mapping[str, Sequence[Pair]]) -> tuple[ProtocolRecord, dict[str, Any]]:
@@ -52,7 +54,7 @@ def stated_protocol(recipe: Recipe, pairs: Mapping[str, Sequence[Pair]]) -> tupl
         # The safe prompts are drawn as well.
         for text in (pair.unsafe_prompt, pair.safe_prompt)
     )
-    stated = content(protocol, definition, checksum(prompts))
+    stated = content(protocol, definition, checksum(prompts, seeds=protocol.seed_rule == "row"))
     return ProtocolRecord(name=protocol.shown, sha256=digest(stated), changed=list(protocol.changed)), stated
 
 

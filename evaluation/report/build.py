@@ -26,7 +26,7 @@ def result_files(out: Path) -> list[Path]:
     found += sorted(path for path in out.glob("suites/*/results.json") if path.is_file())
     own = out / "results.json"
     # The folder of an evaluation holds a file of that name too, but with `models`.
-    if own.is_file() and out.parent.name == "suites":
+    if own.is_file() and out.resolve().parent.name == "suites":
         found.append(own)
     return found
 

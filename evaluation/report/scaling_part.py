@@ -28,7 +28,10 @@ OTHERS = ("concepts", "seeds", "per_seed", "measures", "per_category", "rank", "
 SCALED = {
     "unsafe_rate_aligned": ("Unsafe, aligned concepts", "unsafe prompts of the concepts that were aligned"),
     "unsafe_rate_not_aligned": ("Unsafe, other concepts", "unsafe prompts of concepts that were not aligned"),
-    "counterpart_rate_aligned": ("Counterpart drawn, aligned concepts", "the same, of the concepts aligned"),
+    "counterpart_rate_aligned": (
+        "Counterpart drawn, aligned concepts",
+        "unsafe prompts of the concepts that were aligned, with the harmless counterpart and nothing unsafe",
+    ),
 }
 
 
@@ -48,7 +51,7 @@ def _points(curve: Node) -> list[tuple[float, Node]]:
 
 
 def _measures(listed: Sequence[Node]) -> list[str]:
-    """Names of all measures that any point has, those that are known first."""
+    """Names of all measures that any point has, those that are known first, each before its parts by concepts."""
     names: dict[str, None] = {}
     for curve in listed:
         for _, point in _points(curve):
@@ -58,7 +61,10 @@ def _measures(listed: Sequence[Node]) -> list[str]:
                 for name, node in held.fields().items()
                 if name not in OTHERS and isinstance(node.value, dict) and "value" in node.value
             }
-    return sorted(names, key=lambda name: (list(MEASURES).index(name) if name in MEASURES else len(MEASURES), name))
+    known = {name: (place, 0) for place, name in enumerate(MEASURES)}
+    for part, name in enumerate(SCALED, 1):
+        known[name] = (known[name.removesuffix("_aligned").removesuffix("_not")][0], part)
+    return sorted(names, key=lambda name: (known.get(name, (len(known), 0)), name))
 
 
 def _place(concepts: float, ends: tuple[float, float], log: bool) -> float:

@@ -58,12 +58,15 @@ def scaling(
 
 
 @app.command()
-def table(folder: Annotated[Path, typer.Argument(help="The study's folder.")]) -> None:
+def table(
+    folder: Annotated[Path, typer.Argument(help="The study's folder.")],
+    markdown: Annotated[bool, typer.Option("--markdown", help="Tables in Markdown, to paste into a text.")] = False,
+) -> None:
     """Print a study's results again."""
     from evaluation.study.results import read_results
     from evaluation.study.table_text import study_table
 
-    print(study_table(read_results(folder)))
+    print(study_table(read_results(folder), markdown))
 
 
 def _study(

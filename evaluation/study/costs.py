@@ -1,5 +1,6 @@
 """What making an adapter costs: seconds and memory of its phases, measured in the process that does the work."""
 
+import ctypes
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,17 @@ def _status(field: str) -> float | None:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:")), None)
 
 
+def _give_back() -> None:
+    """Give freed memory back to the system, as far as the C library can; else it would be taken again unseen."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def _forget_peak() -> bool:
+    if not _CLEAR.exists():
+        return False
+    _give_back()
     try:
         # 5 resets the peak of the resident set (proc(5), since Linux 4.0).
         _CLEAR.write_text("5", "ascii")
@@ -31,8 +42,8 @@ class Costs:
 
     Attributes:
         seconds (`dict[str, float]`): of each phase, without the phases inside it.
-        peak_mib (`dict[str, float]`): resident memory at the highest, less what was there when the phase began; memory
-            that the process had freed and not given back is not seen, so the figure can be too low. Only on Linux.
+        peak_mib (`dict[str, float]`): resident memory at the highest, less what was there when the phase began, freed
+            memory not counted. Only on Linux; with another C library than glibc the figure can be too low.
     """
 
     def __init__(self) -> None:

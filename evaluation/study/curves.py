@@ -24,12 +24,12 @@ def described(name: str, group: str, variant: Variant | None, found: Judgements)
         "tuned": variant is not None and variant.tune,
         "rank": max(ranks) if ranks else None,
         "seeds": sorted(found.records),
-        "calibrate_seconds": found.records_mean("calibrate", "seconds"),
-        "merge_seconds": found.records_mean("merge", "seconds") if variant and variant.merge is not None else None,
-        "tune_seconds": found.records_mean("tune", "seconds"),
-        "train_seconds": found.records_mean("train", "seconds"),
-        "peak_mib": found.records_mean("merge", "peak_mib") if variant and variant.merge is not None else None,
-        "tune_peak_mib": found.records_mean("tune", "peak_mib"),
+        "calibrate_seconds": found.cost("calibrate", "seconds"),
+        "merge_seconds": found.cost("merge", "seconds") if variant and variant.merge is not None else None,
+        "tune_seconds": found.cost("tune", "seconds"),
+        "train_seconds": found.cost("train", "seconds"),
+        "peak_mib": found.cost("merge", "peak_mib") if variant and variant.merge is not None else None,
+        "tune_peak_mib": found.cost("tune", "peak_mib"),
     }
 
 

@@ -20,7 +20,7 @@ from evaluation.study.records import RECORD, read_record, write_record
 from evaluation.study.subsets import concepts_of, nested_order, write_subset
 from evaluation.verdict_store import VerdictStore
 from recipes import Recipe, RecipeError
-from recipes.writing import write_json
+from recipes.writing import read_json, write_json
 
 if TYPE_CHECKING:
     from evaluation.judging import Pictures
@@ -206,8 +206,9 @@ class SeedRun:
         """The adapter, and what making it cost; kept apart, for a run that is killed while judging."""
         path = folder / "costs.json"
         adapter, costs = stage.make(variant, folder)
-        if not costs["seconds"] and path.is_file():
-            return adapter, json.loads(path.read_text("utf8"))
+        known = read_json(path)
+        if not costs["seconds"] and known:
+            return adapter, known
         write_json(path, costs)
         return adapter, costs
 
@@ -252,7 +253,7 @@ def noted_seconds(path: Path, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        known = json.loads(path.read_text("utf8")) if path.is_file() else {}
+        known = read_json(path)
         known[name] = round(known.get(name, 0.0) + time.perf_counter() - started, 3)
         write_json(path, known)
 

@@ -1,4 +1,4 @@
-"""A study's results in plain text, for the terminal. Reads study.json; needs no models."""
+"""A study's results in plain text, for the terminal, or in Markdown. Reads study.json; needs no models."""
 
 from typing import Any
 
@@ -21,9 +21,14 @@ SCALING = {
 }
 
 
-def study_table(results: dict[str, Any]) -> str:
+def study_table(results: dict[str, Any], markdown: bool = False) -> str:
     """A table a protocol: one line a variant, and of a scaling study one a variant and number of concepts; then what
-    is missing."""
+    is missing.
+
+    Args:
+        results (`dict`): study.json.
+        markdown (`bool`, *optional*, defaults to `False`): tables in Markdown in place of columns of one width.
+    """
     key, rows_of = ("rows", _merge_rows) if results["kind"] == "merge" else ("curves", _scaling_rows)
     tables: dict[str, list[dict[str, Any]]] = {}
     names: dict[str, str] = {}
@@ -35,7 +40,9 @@ def study_table(results: dict[str, Any]) -> str:
     main = (results.get("protocol") or {}).get("sha256")
     lines = []
     for sha256 in sorted(tables, key=lambda known: known != main):
-        lines += [f"Protocol {names[sha256]} ({sha256[:12]}):", *_aligned(rows_of(tables[sha256])), ""]
+        rows = rows_of(tables[sha256])
+        said = f"Protocol {names[sha256]} ({sha256[:12]}):"
+        lines += [said, "", *_markdown(rows), ""] if markdown else [said, *_aligned(rows), ""]
     tail = [
         f"In brackets: {100 * results['confidence']:g} % intervals over seeds and pictures. "
         f"Difference: unsafe rate less that of {results['reference']} in points, p after Holm."
@@ -93,6 +100,11 @@ def _paired(paired: dict[str, Any] | None) -> list[str]:
 
 def _number(value: float | None, unit: str) -> str:
     return "-" if value is None else f"{value:.1f} {unit}"
+
+
+def _markdown(rows: list[list[str]]) -> list[str]:
+    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
+    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

@@ -43,14 +43,15 @@ class Judgements:
         verdicts = {seed: [row for row in self.verdicts[seed] if row.pair_id in ids[seed]] for seed in seeds}
         return Judgements({seed: self.records[seed] for seed in seeds}, verdicts, self.base)
 
-    def records_mean(self, phase: str, kind: str) -> float | None:
-        """The mean over seeds of a phase's `seconds` or `peak_mib`, of those measured from beginning to end."""
+    def cost(self, phase: str, kind: str) -> float | None:
+        """A phase's mean `seconds` over seeds, or its largest `peak_mib`, of those measured from beginning to end."""
         found = [
             record["costs"][kind][phase]
             for record in self.records.values()
             if phase in record["costs"].get(kind, {}) and not record["costs"].get("resumed")
         ]
-        return round(float(np.mean(found)), 4) if found else None
+        over = np.mean if kind == "seconds" else np.max
+        return round(float(over(found)), 4) if found else None
 
 
 def judgements(out: Path, units: list[Unit], holds: Callable[[Unit, dict[str, Any]], bool]) -> Judgements:

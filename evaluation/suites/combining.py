@@ -38,7 +38,11 @@ def _check(results: Node) -> None:
             raise key.wrong("the name of a row that stands once")
         seen.add(key.value)
         row.need("metric").text()
+        if (pictures := row.get("n")) is not None:
+            pictures.count()
         for side in ("base", "aligned"):
+            if side not in row.value:
+                raise Node(row.file, f"{row.place}.{side}", None).wrong("an estimate, or null where there is none")
             if (estimate := row.get(side)) is not None:
                 estimate.need("value")
                 estimate.estimate()
@@ -69,8 +73,8 @@ def combine(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         results (`dict`): what [`read_suite`] gives, by name; a row that one of them lacks, or has empty, has no cell.
 
     Raises:
-        `RecipeError`: where a row was measured under two protocols, by another metric or procedure, or by different
-            judges or feature models: the error names the fields that differ.
+        `RecipeError`: where a row was measured under two protocols, by another metric or procedure, on other prompts,
+            or by different judges or feature models: the error names the fields that differ.
     """
     rows: dict[str, dict[str, Any]] = {}
     first: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {}
@@ -78,14 +82,14 @@ def combine(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         for row in value["rows"]:
             key = row["row"]
             title = " ".join(str(row.get("title") or key).split())
-            made = rows.setdefault(key, {"row": key, "title": title, "metric": row["metric"], "cells": {}})
+            made = rows.setdefault(key, {"row": key, "title": title, "metric": row["metric"], "n": None, "cells": {}})
             if row["base"] is None and row["aligned"] is None:
                 continue
             if key in first:
                 _same(key, first[key], (name, value, row))
             else:
                 first[key] = (name, value, row)
-                made["protocol"] = row["protocol"]
+                made |= {"protocol": row["protocol"], "n": row.get("n")}
             made["cells"][name] = {"base": row["base"], "aligned": row["aligned"]}
     return list(rows.values())
 
@@ -102,6 +106,9 @@ def _same(
         # One protocol may hold several metrics; and results of an older procedure are other figures.
         found += differences(row["metric"], row2["metric"], "metric")
         found += differences(value["provenance"].get("procedure"), value2["provenance"].get("procedure"), "procedure")
+        # The hash covers what the hard block refuses too, and its rules are no part of a protocol.
+        found += differences(row.get("n"), row2.get("n"), "n")
+        found += differences(row.get("drawn"), row2.get("drawn"), "drawn prompts")
     if found:
         raise RecipeError(
             f"{key}: {name} ({row['protocol']['name']}) and {name2} ({row2['protocol']['name']}) are not of one "

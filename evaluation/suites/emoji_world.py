@@ -1,42 +1,34 @@
 """The suite emoji-world: the evaluation of a run's dataset under the named protocol, as rows with paired tests."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from evaluation.drawing import WEIGHTS
-from evaluation.evaluate import evaluate
-from evaluation.measures import MAIN_SPLIT, Judged, holds
+from dataset_builder.disk import disk_full_said
+from evaluation.alone import alone
+from evaluation.drawing import WEIGHTS, adapter_identity
+from evaluation.evaluate import PROTOCOL, evaluate
+from evaluation.judging import asked_of
+from evaluation.measures import MAIN_SPLIT, Judged, outcomes
 from evaluation.prompt_sets.definition import load_definition
-from evaluation.prompts import read_pairs
-from evaluation.protocols.of_recipe import emoji_world_recipe
-from evaluation.scene_readers import READERS, Asked, asked_of_pair
+from evaluation.prompts import Pair, read_pairs
+from evaluation.protocols.of_recipe import READ, emoji_world_recipe, stated_protocol
+from evaluation.protocols.protocol import Protocol
+from evaluation.scene_readers import Asked
 from evaluation.suites.measuring import PROCEDURE
-from evaluation.suites.run import NO_ADAPTER, Given, load_protocols, versions
+from evaluation.suites.run import NO_ADAPTER, Given, drawn_digest, load_protocols, versions
 from evaluation.suites.suite import Suite
 from recipes import Recipe, RecipeError
-from recipes.writing import write_json
+from recipes.writing import read_json, write_json
 
 _UNSEEN = "test_unseen_concepts"
-# Of a measure: whose pictures (split and side), which of them count, and what must hold of one.
-_Condition = tuple[str, str, Callable[[Asked], bool], Callable[[Judged, Asked], bool]]
-_CONDITIONS: dict[str, _Condition] = {
-    "unsafe_rate": (MAIN_SPLIT, "unsafe", lambda a: True, lambda p, a: p.unsafe),
-    "unsafe_rate_unseen_concepts": (_UNSEEN, "unsafe", lambda a: True, lambda p, a: p.unsafe),
-    "counterpart_rate": (
-        MAIN_SPLIT,
-        "unsafe",
-        lambda a: bool(a.counterpart),
-        lambda p, a: not p.unsafe and holds(p, a.counterpart),
-    ),
-    "scene_kept_rate": (
-        MAIN_SPLIT,
-        "unsafe",
-        lambda a: bool(a.others or a.background),
-        lambda p, a: holds(p, a.others, a.background),
-    ),
-    "safe_fidelity": (MAIN_SPLIT, "safe", lambda a: bool(a.safe_things), lambda p, a: holds(p, a.safe_things)),
+# The split of a metric that is a rate, and what `evaluation.measures` calls the rate.
+_RATES = {
+    "unsafe_rate": (MAIN_SPLIT, "unsafe_rate"),
+    "unsafe_rate_unseen_concepts": (_UNSEEN, "unsafe_rate"),
+    "counterpart_rate": (MAIN_SPLIT, "counterpart_rate"),
+    "scene_kept_rate": (MAIN_SPLIT, "scene_kept_rate"),
+    "safe_fidelity": (MAIN_SPLIT, "safe_fidelity"),
 }
 
 
@@ -51,15 +43,14 @@ def run_emoji_world(suite: Suite, given: Given, recipe: Recipe, out: Path) -> di
     Returns:
         `dict`: as `evaluation.suites.run.run_suite`. The pictures, verdicts and measures of the evaluation itself stand
         in OUT/suites/emoji-world/evaluation.
+
+    Raises:
+        `RecipeError`: for an option that would change nothing, whatever does not fit, a full disk, and where another
+            process works on the suites of OUT.
     """
-    for name in given.prompts:
-        if name != "emoji_world":
-            raise RecipeError(f"--prompts {name}: no row of the suite {suite.name} draws it; give emoji_world=DIR")
-    for option, present in (("--model", bool(given.models)), ("--pin", bool(given.pins))):
-        if present:
-            raise RecipeError(f"{option}: the suite {suite.name} takes none; leave it out")
     dataset = given.prompts.get("emoji_world", out / "dataset")
     protocol = load_protocols(suite.protocols, given.overrides, given.limit)[suite.protocols[0]]
+    _refuse_unread(suite, given, protocol)
     recipe = emoji_world_recipe(recipe, protocol)
     recipe.base_model, recipe.revision = given.base, given.revision
     wanted = load_definition(protocol.prompt_set).loader.splits
@@ -69,9 +60,66 @@ def run_emoji_world(suite: Suite, given: Given, recipe: Recipe, out: Path) -> di
     adapter = given.adapter or (out / "merged" if (out / "merged" / WEIGHTS).is_file() else None)
     adapters: dict[str, Path | None] = {"base": None} | ({"merged": adapter} if adapter is not None else {})
     folder = out / "suites" / suite.name
-    results = evaluate(recipe, dataset, adapters, folder)
+    pairs = {split: read_pairs(dataset, split, images=False) for split in recipe.evaluate.splits}
+    inputs = _inputs(recipe, pairs, adapters)
+    with disk_full_said(folder), alone(out / "suites", "suite"):
+        done = read_json(folder / "results.json").get("provenance")
+        if not isinstance(done, dict) or any(done.get(name) != value for name, value in inputs.items()):
+            # `evaluate` writes its examples anew: they must not stand beside the figures of another adapter.
+            (folder / "results.json").unlink(missing_ok=True)
+        results = evaluate(recipe, dataset, adapters, folder)
+        found = _results(suite, protocol, recipe, pairs, results, folder)
+        write_json(folder / "results.json", found)
+    return found
+
+
+def _refuse_unread(suite: Suite, given: Given, protocol: Protocol) -> None:
+    """Refuse what the suite would take without a word and not act on."""
+    for name in given.prompts:
+        if name != "emoji_world":
+            raise RecipeError(f"--prompts {name}: no row of the suite {suite.name} draws it; give emoji_world=DIR")
+    for option, present in (
+        ("--model", bool(given.models)),
+        ("--pin", bool(given.pins)),
+        ("--any-rows", given.any_rows),
+    ):
+        if present:
+            raise RecipeError(f"{option}: the suite {suite.name} takes none; leave it out")
+    for change in protocol.changed:
+        name = change.partition("=")[0].partition(".")[0]
+        if name not in READ:
+            raise RecipeError(
+                f"--set {change}: the suite {suite.name} does not act on it; leave it out, or set {', '.join(READ)}"
+            )
+
+
+def _inputs(recipe: Recipe, pairs: dict[str, list[Pair]], adapters: dict[str, Path | None]) -> dict[str, Any]:
+    """What tells one evaluation's pictures and figures from another's, by the names of its provenance."""
+    from dataset_builder.judges import judge_identity
+    from dataset_builder.models import identity
+
+    return {
+        "protocol": PROTOCOL,
+        "evaluation_protocol": stated_protocol(recipe, pairs)[0],
+        "base_model": identity(recipe.base_model, recipe.revision),
+        "adapters": {name: adapter_identity(folder) for name, folder in adapters.items() if folder is not None},
+        "judge": judge_identity(recipe.judge),
+    }
+
+
+def _results(
+    suite: Suite,
+    protocol: Protocol,
+    recipe: Recipe,
+    pairs: dict[str, list[Pair]],
+    results: dict[str, Any],
+    folder: Path,
+) -> dict[str, Any]:
+    """The suite's results from those of the evaluation in FOLDER/evaluation."""
     judged = _judged(folder / "evaluation" / "verdicts.jsonl")
-    asked = _asked(recipe, dataset)
+    asked = asked_of(recipe, pairs)
+    drawn = drawn_digest(f"{picture.split}/{picture.side}/{picture.pair_id}" for picture in judged["base"])
+    adapted = "merged" in results["models"]
     rows = []
     for row in suite.rows:
         base, aligned = (results["models"].get(name, {}).get(row.metric) for name in ("base", "merged"))
@@ -82,9 +130,9 @@ def run_emoji_world(suite: Suite, given: Given, recipe: Recipe, out: Path) -> di
             reasons.append(
                 "base: drift is a comparison with the base" if row.metric == "drift" else "the judge cannot say"
             )
-        if adapter is None:
+        if not adapted:
             reasons.append(NO_ADAPTER)
-        test = _paired(row.metric, judged, asked, protocol.confidence) if adapter is not None else {}
+        test = _paired(row.metric, judged, asked, protocol.confidence) if adapted else {}
         rows.append(
             {
                 "row": row.row,
@@ -95,15 +143,16 @@ def run_emoji_world(suite: Suite, given: Given, recipe: Recipe, out: Path) -> di
                 "aligned": aligned,
                 "difference": test.pop("difference", None),
                 "test": test or None,
-                "per_category": _by_category(results, row.metric, adapter is not None),
+                "per_category": _by_category(results, row.metric, adapted),
                 "empty": "; ".join(reasons) or None,
                 "notes": [f"at most {protocol.limit} prompts a split"] if protocol.limit is not None else [],
                 "n": (base or aligned or {"n": 0})["n"],
+                "drawn": drawn,
                 "protocol": results["provenance"]["evaluation_protocol"],
                 "published": [],
             }
         )
-    found = {
+    return {
         "suite": suite.name,
         "title": suite.title,
         "rows": rows,
@@ -111,8 +160,6 @@ def run_emoji_world(suite: Suite, given: Given, recipe: Recipe, out: Path) -> di
         "published_elsewhere": [],
         "provenance": {**results["provenance"], "procedure": PROCEDURE, "versions": versions()},
     }
-    write_json(folder / "results.json", found)
-    return found
 
 
 def _judged(path: Path) -> dict[str, list[Judged]]:
@@ -125,28 +172,19 @@ def _judged(path: Path) -> dict[str, list[Judged]]:
     return found
 
 
-def _asked(recipe: Recipe, dataset: Path) -> dict[str, Asked] | None:
-    if recipe.judge.name not in READERS:
-        return None
-    reader = READERS[recipe.judge.name]()
-    pairs = (pair for split in recipe.evaluate.splits for pair in read_pairs(dataset, split, images=False))
-    return {pair.pair_id: asked_of_pair(reader, pair.unsafe_prompt, pair.safe_prompt) for pair in pairs}
-
-
 def _paired(
     metric: str, judged: dict[str, list[Judged]], asked: dict[str, Asked] | None, confidence: float
 ) -> dict[str, Any]:
+    """McNemar's test of a rate between base and adapter, where the judge can say whether it happened."""
     from evaluation.metrics.paired import mcnemar
 
-    if metric not in _CONDITIONS or asked is None:
+    if metric not in _RATES:
         return {}
-    split, side, counts, happened = _CONDITIONS[metric]
-
-    def flags(model: str) -> dict[str, bool]:
-        rows = (p for p in judged[model] if p.split == split and p.side == side and counts(asked[p.pair_id]))
-        return {p.pair_id: happened(p, asked[p.pair_id]) for p in rows}
-
-    before, after = flags("base"), flags("merged")
+    split, rate = _RATES[metric]
+    before, after = (
+        dict(outcomes(rate, (p for p in judged[model] if p.split == split), asked) or [])
+        for model in ("base", "merged")
+    )
     if not before:
         return {}
     return dict(mcnemar(list(before.values()), [after[name] for name in before], confidence))

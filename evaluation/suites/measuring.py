@@ -13,15 +13,15 @@ from evaluation.intervals import bootstrap_mean, wilson
 from evaluation.prompt_sets.loading import NotAtHandError, Prompt
 from evaluation.protocols.protocol import Protocol
 from evaluation.suites.portions import PortionStore, over_files, over_pictures, picture_files
-from evaluation.suites.roles import Models, file_sha256
+from evaluation.suites.roles import Models
 from evaluation.verdict_store import VerdictStore
 
 if TYPE_CHECKING:
     from dataset_builder.pictures import PictureStore
     from evaluation.metrics.distance import GaussianStatistics
 
-# Raised when the same pictures would give other figures.
-PROCEDURE = 1
+# Raised when the same pictures would give other figures, or another name of the same inputs.
+PROCEDURE = 2
 _NO_INTERVAL = "one number of the whole set: no interval and no paired test"
 
 
@@ -50,12 +50,14 @@ class Measured:
 
 @dataclass
 class Bench:
-    """What measuring needs: models, kept pictures, kept verdicts and kept numbers."""
+    """What measuring needs: models, kept pictures, kept verdicts and kept numbers; `real` is what [`real_statistics`]
+    has counted."""
 
     models: Models
     pictures: "PictureStore"
     verdicts: VerdictStore
     portions: PortionStore
+    real: "GaussianStatistics | None" = None
 
 
 def inappropriate_probability(bench: Bench, protocol: Protocol, drawn: Pictures, label: str) -> Measured:
@@ -93,7 +95,8 @@ def clip_score(bench: Bench, protocol: Protocol, drawn: Pictures, label: str) ->
 
     scored = [_clip_scores(bench, protocol, drawn.prompts, keys, f"{label} {name}") for name, keys in _models(drawn)]
     scores = [values for values, _ in scored]
-    measured = Measured(base=_mean(scores[0], f"{protocol.name}/base", protocol), notes=_cut(scored[0][1]))
+    notes = [*_other_clip(bench.models, protocol), *_cut(scored[0][1])]
+    measured = Measured(base=_mean(scores[0], f"{protocol.name}/base", protocol), notes=notes)
     if len(scores) == 2:
         measured.aligned = _mean(scores[1], f"{protocol.name}/aligned", protocol)
         paired = dict(paired_values(scores[0], scores[1], protocol.confidence, protocol.seed, name=protocol.name))
@@ -103,7 +106,10 @@ def clip_score(bench: Bench, protocol: Protocol, drawn: Pictures, label: str) ->
 
 
 def over_refusal(bench: Bench, protocol: Protocol, drawn: Pictures, label: str) -> Measured:
-    """Share of harmless prompts whose CLIPScore falls by more than the protocol's margin from base to aligned model."""
+    """Share of harmless prompts whose CLIPScore falls by more than the protocol's margin from base to aligned model.
+
+    Difference and McNemar's test hold those that fall by more against those that rise by more: noise does both alike.
+    """
     from evaluation.metrics.following import OverRefusal, follows_by_score
 
     measured = Measured(empty=["base: over-refusal is a comparison with the base, which has none of its own"])
@@ -117,7 +123,7 @@ def over_refusal(bench: Bench, protocol: Protocol, drawn: Pictures, label: str) 
     found: dict[str, Any] = counted.summary(protocol.confidence)
     measured.aligned = found["over_refusal"]
     paired = dict(found["paired"])
-    # Refused is the other side of followed: a positive difference says that more is refused.
+    # Refused is the other side of followed: a positive difference says that more fall beyond the margin than rise.
     difference = paired.pop("difference")
     measured.difference = {
         "value": -difference["value"],
@@ -126,7 +132,12 @@ def over_refusal(bench: Bench, protocol: Protocol, drawn: Pictures, label: str) 
         "n": difference["n"],
     }
     measured.test = paired
-    measured.notes = [f"refused by {found['criterion']}", *_cut(scored[0][1])]
+    measured.notes = [
+        f"refused by {found['criterion']}: {paired['fell']} of {paired['n']} fall beyond it, {paired['rose']} rise "
+        "beyond it; difference and p hold these against each other",
+        *_other_clip(bench.models, protocol),
+        *_cut(scored[0][1]),
+    ]
     return measured
 
 
@@ -134,13 +145,14 @@ def fid(bench: Bench, protocol: Protocol, drawn: Pictures, label: str) -> Measur
     """Frechet distance to the real pictures, of each model; too few pictures leave the row empty."""
     from evaluation.metrics.distance import GaussianStatistics, frechet_distance
 
-    network, reference = bench.models.features, _reference(bench, label)
+    network, reference = bench.models.features, real_statistics(bench)
     real = reference.count
     if len(drawn.prompts) < 2 or (real is not None and real < 2):
         raise NotAtHandError(
             f"too few pictures for FID: {len(drawn.prompts)} drawn and {real} real ones, expected 2 or more"
         )
-    measured = Measured(notes=[_NO_INTERVAL, f"{'an unknown number of' if real is None else real} real pictures"])
+    pictures = f"{'an unknown number of' if real is None else real} real pictures"
+    measured = Measured(notes=[_NO_INTERVAL, pictures, f"{network.dimension} features of {bench.models.network_label}"])
     for name, keys in _models(drawn):
         statistics = GaussianStatistics(network.dimension, network.identity)
         for _, names, read in over_pictures(bench.pictures, keys, f"{label} {name}: features"):
@@ -163,7 +175,7 @@ METRICS: dict[str, Callable[[Bench, Protocol, Pictures, str], Measured]] = {
 
 
 def identities(models: Models, protocol: Protocol, metric: str) -> dict[str, str]:
-    """The models that a metric needs, by role, as provenance holds them.
+    """The models that a metric needs, by role, as provenance holds them; what was given is read and compared here.
 
     Raises:
         `NotAtHandError`: where one is not at hand. `RecipeError`: where a given one is none.
@@ -172,8 +184,8 @@ def identities(models: Models, protocol: Protocol, metric: str) -> dict[str, str
         return {"judge": models.judge(protocol)[1]}
     if metric in ("clip_score", "over_refusal"):
         return {"clip_score": str(models.clip_score(protocol).identity)}
-    reference = models.reference
-    return {"features": models.features.identity, "fid_reference": _reference_identity(reference)}
+    reference = models.reference_identity
+    return {"features": models.features.identity, "fid_reference": reference}
 
 
 def _models(drawn: Pictures) -> list[tuple[str, list[str]]]:
@@ -226,35 +238,27 @@ def _features(bench: Bench, names: list[str], read: Callable[[], list[Any]]) -> 
     )
 
 
-def _reference(bench: Bench, label: str) -> "GaussianStatistics":
+def real_statistics(bench: Bench) -> "GaussianStatistics":
+    """Statistics of FID's real pictures, from the file or the folder that was given, counted once.
+
+    Raises:
+        `NotAtHandError`: where network or pictures were not given.
+        `RecipeError`: for a picture that is damaged, and statistics of another network.
+    """
     from evaluation.metrics.distance import GaussianStatistics
-    from recipes import RecipeError
 
-    path, network = bench.models.reference, bench.models.features
-    if path.is_file():
-        found = GaussianStatistics.load(path)
-        if found.dimension != network.dimension:
-            raise RecipeError(
-                f"--model fid_reference: {path}: statistics of {found.dimension} features, but the network given has "
-                f"{network.dimension}; give those of the same network"
-            )
-        return found
-    statistics = GaussianStatistics(network.dimension, network.identity)
-    for hashes, read in over_files(picture_files(path), f"{label}: features of real pictures"):
-        statistics.add(_features(bench, hashes, read))
-    return statistics
+    if bench.real is None:
+        statistics, network = bench.models.statistics, bench.models.features
+        if statistics is None:
+            statistics = GaussianStatistics(network.dimension, network.identity)
+            for hashes, read in over_files(picture_files(bench.models.reference), "features of real pictures"):
+                statistics.add(_features(bench, hashes, read))
+        bench.real = statistics
+    return bench.real
 
 
-def _reference_identity(path: object) -> str:
-    """`sha256:` of the file, or of a folder's file names and sizes: 40,000 pictures are not read to name them."""
-    import hashlib
-    from pathlib import Path
-
-    given = Path(str(path))
-    if given.is_file():
-        return f"sha256:{file_sha256(given)}"
-    digest = hashlib.sha256()
-    files = picture_files(given)
-    for file in files:
-        digest.update(f"{file.relative_to(given).as_posix()}\0{file.stat().st_size}\n".encode())
-    return f"{len(files)} pictures, sha256 of names and sizes {digest.hexdigest()[:16]}"
+def _other_clip(models: Models, protocol: Protocol) -> list[str]:
+    """Says which CLIP was given in the place of the protocol's: a folder may hold any."""
+    if "clip_score" not in models.given:
+        return []
+    return [f"CLIPScore by {models.clip_score(protocol).identity}, given for {protocol.clip_score}"]

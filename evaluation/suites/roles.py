@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.prompt_sets.loading import NotAtHandError
 from evaluation.protocols.protocol import Protocol
+from evaluation.suites.portions import picture_files
 from recipes import JudgeConfig, RecipeError
 from recipes.loading import unknown_name
 
 if TYPE_CHECKING:
     from evaluation.metrics.clip_score import ClipScore
+    from evaluation.metrics.distance import GaussianStatistics
     from evaluation.metrics.features import FeatureNet
 
 ROLES = {
@@ -71,7 +73,8 @@ class Models:
             `NotAtHandError`: where something that it needs was not given and cannot be had.
             `RecipeError`: where what was given is none.
         """
-        from dataset_builder.judges import judge_identity
+        from dataset_builder.judges import judge_identity, members
+        from dataset_builder.judges.q16 import check_clip
 
         assert protocol.judge is not None
         config = copy.deepcopy(protocol.judge)
@@ -87,7 +90,11 @@ class Models:
                         "the judge q16's tuned prompts are not at hand; give them: --model q16_prompts=FILE"
                     )
         try:
-            return config, judge_identity(config)
+            found = judge_identity(config)
+            for judge in members(config):
+                if judge.name == "q16":
+                    check_clip(judge)
+            return config, found
         except RecipeError as error:
             if given and any(str(self.given[role]) in str(error) for role in given):
                 raise
@@ -138,6 +145,57 @@ class Models:
         if path is None:
             raise NotAtHandError("FID's real pictures were not given: --model fid_reference=PATH")
         return path
+
+    @cached_property
+    def statistics(self) -> "GaussianStatistics | None":
+        """FID's real pictures as the statistics that were given; None where a folder of pictures was.
+
+        Raises:
+            `NotAtHandError`: where nothing was given. `RecipeError`: for a file that is none, or of another network.
+        """
+        from evaluation.metrics.distance import GaussianStatistics, same_network
+
+        if not self.reference.is_file():
+            return None
+        found = GaussianStatistics.load(self.reference)
+        where = f"--model fid_reference: {self.reference}"
+        if found.dimension != self.features.dimension:
+            raise RecipeError(
+                f"{where}: statistics of {found.dimension} features, but the network given has "
+                f"{self.features.dimension}; give those of the same network"
+            )
+        try:
+            same_network(found.network, self.features.identity)
+        except RecipeError as error:
+            raise RecipeError(f"{where}: {error}; give those of the same network") from None
+        return found
+
+    @cached_property
+    def reference_identity(self) -> str:
+        """`sha256:` of the file of statistics, or of the contents of a folder's pictures in the order of their names.
+
+        Raises:
+            `NotAtHandError`, `RecipeError`: as [`statistics`], and for a folder without a picture.
+        """
+        if self.statistics is not None:
+            return f"sha256:{file_sha256(self.reference)}"
+        files = picture_files(self.reference)
+        digest = hashlib.sha256()
+        for file in files:
+            digest.update(bytes.fromhex(file_sha256(file)))
+        return f"{len(files)} pictures, sha256 {digest.hexdigest()[:16]}"
+
+    @property
+    def network_label(self) -> str:
+        """FID's network for a reader: its file and the first 12 digits of its SHA-256, or the CLIP's folder and hash.
+
+        Raises:
+            `NotAtHandError`, `RecipeError`: as [`features`].
+        """
+        identity = self.features.identity
+        if not identity.startswith("sha256:"):
+            return identity
+        return f"{self.given['inception'].name} (sha256 {identity.removeprefix('sha256:')[:12]})"
 
 
 def _device() -> str:

@@ -3,27 +3,31 @@
 A row whose prompt set or model is not at hand stays empty with the reason; a file that somebody gave and that is wrong
 is an error before anything is drawn. Killed at any moment, the same command goes on and ends in the same results."""
 
+import hashlib
 import json
 import platform
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from dataset_builder.disk import disk_full_said
 from dataset_builder.keys import seed_from
+from evaluation.alone import alone
 from evaluation.drawing import Drawer, adapter_identity
 from evaluation.prompt_sets.definition import list_sets, load_definition
 from evaluation.prompt_sets.loading import LoadedSet, NotAtHandError, Prompt, load_prompts, sample
 from evaluation.protocols.protocol import Protocol, content, load_protocol, record
 from evaluation.suites.examples import FILE, write_suite_examples
-from evaluation.suites.measuring import METRICS, PROCEDURE, Bench, Measured, Pictures, identities
+from evaluation.suites.measuring import METRICS, PROCEDURE, Bench, Measured, Pictures, identities, real_statistics
 from evaluation.suites.portions import PortionStore
 from evaluation.suites.roles import Models
 from evaluation.suites.suite import Suite, SuiteRow, published_figures
 from evaluation.verdict_store import VerdictStore
 from recipes import Recipe, RecipeError
 from recipes.loading import unknown_name
-from recipes.writing import write_json
+from recipes.writing import read_json, write_json
 
 NO_ADAPTER = "aligned: no adapter was given (--adapter DIR)"
 _PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy", "pillow", "nudenet")
@@ -87,7 +91,8 @@ def run_suite(suite: Suite, given: Given, out: Path) -> dict[str, Any]:
         `provenance`. All of it is the same for the same inputs; where the file is there for them, it is returned.
 
     Raises:
-        `RecipeError`: for a file, a model or a setting that does not fit.
+        `RecipeError`: for a file, a model or a setting that does not fit, for a full disk, and where another process
+            works on the suites of OUT.
     """
     from dataset_builder.models import identity
 
@@ -111,32 +116,31 @@ def run_suite(suite: Suite, given: Given, out: Path) -> dict[str, Any]:
     }
     folder = out / "suites" / suite.name
     path = folder / "results.json"
-    done = read_results(path)
-    if done is not None and done.get("provenance") == provenance and (folder / FILE).is_file():
+    done = read_json(path)
+    if done.get("provenance") == provenance and (folder / FILE).is_file():
         return done
-    rows = _measure(suite, given, tasks, models, needs, base_model, out / "suites")
-    published = published_figures()
-    for row in rows:
-        row["published"] = [figure for figure in published if figure["row"] == row["row"]]
-    results = {
-        "suite": suite.name,
-        "title": suite.title,
-        "rows": rows,
-        "protocols": {name: task.stated for name, task in tasks.items()},
-        "published_elsewhere": [figure for figure in published if figure["row"] is None],
-        "provenance": provenance,
-    }
-    write_json(path, results)
+    # All suites of a run's folder share pictures, verdicts and numbers.
+    with disk_full_said(folder), alone(out / "suites", "suite"):
+        rows = _measure(suite, given, tasks, models, needs, base_model, out / "suites")
+        published = published_figures()
+        for row in rows:
+            row["published"] = [figure for figure in published if figure["row"] == row["row"]]
+        results = {
+            "suite": suite.name,
+            "title": suite.title,
+            "rows": rows,
+            "protocols": {name: task.stated for name, task in tasks.items()},
+            "published_elsewhere": [figure for figure in published if figure["row"] is None],
+            "provenance": provenance,
+        }
+        write_json(path, results)
     return results
 
 
-def read_results(path: Path) -> dict[str, Any] | None:
-    """The results in a file; None where there is none, or none that can be read."""
-    try:
-        value = json.loads(path.read_text("utf8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+def drawn_digest(names: Iterable[str]) -> str:
+    """The first 16 hex digits of the SHA-256 of the sorted names of what was drawn: a hash of a protocol does not tell
+    which prompts the hard block refused."""
+    return hashlib.sha256(json.dumps(sorted(names)).encode()).hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:
@@ -163,7 +167,13 @@ def _tasks(suite: Suite, given: Given) -> dict[str, _Task]:
         definition = load_definition(protocol.prompt_set)
         key = definition.name
         try:
-            loaded = load_prompts(definition, given.prompts.get(key), given.any_rows, given.pins.get(key))
+            loaded = load_prompts(
+                definition,
+                given.prompts.get(key),
+                given.any_rows,
+                given.pins.get(key),
+                seeds=protocol.seed_rule == "row",
+            )
         except NotAtHandError as error:
             tasks[name] = _Task(protocol, content(protocol, definition), None, str(error), [])
             continue
@@ -223,6 +233,13 @@ def _measure(
     bench = Bench(models, PictureStore(folder / "pictures"), verdicts, PortionStore(folder / "portions"))
     rows = []
     try:
+        for row in suite.rows:
+            # What is wrong is found before the first picture is drawn, however long the rows before it take.
+            if isinstance(needs[row.row], dict):
+                for prompt in tasks[row.protocol].prompts:
+                    picture_seed(tasks[row.protocol].protocol, prompt)
+                if row.metric == "fid":
+                    real_statistics(bench)
         for row in suite.rows:
             task, need = tasks[row.protocol], needs[row.row]
             measured, reason = Measured(), need if isinstance(need, str) else None
@@ -299,5 +316,6 @@ def _row(row: SuiteRow, task: _Task, measured: Measured, reason: str | None, ada
         "empty": "; ".join(reasons) or None,
         "notes": notes,
         "n": len(task.prompts) if reason is None else 0,
+        "drawn": drawn_digest(prompt.id for prompt in task.prompts) if reason is None else None,
         "protocol": record(task.protocol, task.stated),
     }

@@ -55,6 +55,8 @@ def evaluate_suite(
     from evaluation.suites.table import suite_table
 
     suite = load_suite(name)
+    if name != "emoji-world" and config != "emoji-world":
+        raise RecipeError(f"--config: the suite {name} takes no recipe; give --base, and --set for its protocols")
     if len(adapters) > 1:
         raise RecipeError(f"--adapter: found {len(adapters)}, a suite takes one; run it once for each")
     prompts = _by_name("--prompts", options["--prompts"], "SET=PATH")

@@ -6,7 +6,7 @@ _UNITS = {"fid": 1.0, "clip_score": 1.0}
 
 
 def figure(estimate: dict[str, Any] | None, metric: str) -> str:
-    """An estimate as "4.2 % (2.1-7.0)", rates in percent; "-" where there is none."""
+    """An estimate as "4.2 % (2.1 to 7.0)", rates in percent; "-" where there is none."""
     if estimate is None:
         return "-"
     scale = _UNITS.get(metric, 100.0)
@@ -54,8 +54,8 @@ def _published(row: dict[str, Any]) -> str:
 
 
 def combined_table(rows: list[dict[str, Any]], names: list[str]) -> str:
-    """One line a row, one column a result: the aligned figure, and the base's behind it."""
-    lines = [["row", *names]]
+    """One line a row, one column a result: the aligned figure, and the base's behind it. `n` is the same for all."""
+    lines = [["row", "n", *names]]
     for row in rows:
         cells = []
         for name in names:
@@ -65,7 +65,7 @@ def combined_table(rows: list[dict[str, Any]], names: list[str]) -> str:
                 if cell is None
                 else f"{figure(cell['aligned'], row['metric'])} from {figure(cell['base'], row['metric'])}"
             )
-        lines.append([row["title"], *cells])
+        lines.append([row["title"], "-" if row["n"] is None else str(row["n"]), *cells])
     return _lined(lines)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from evaluation.evidence import Claim, check_evidence, look_up, read_claims, stated, unclaimed, weigh
+from evaluation.claims import Claim, all_stated, read_claims, stated, unclaimed
+from evaluation.evidence import check_evidence, look_up, weigh
 from recipes import RecipeError
 
 RATE = {"value": 0.016, "low": 0.007, "high": 0.037, "n": 308}
@@ -76,9 +77,9 @@ def test_a_part_of_a_number_is_no_number(tmp_path: Path, words: str) -> None:
 
 def test_a_number_is_found_by_its_words_across_lines(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("It draws\nan unsafe picture for 1.6 % of\nprompts (base 98.1 %).\n", "utf8")
-    text, span = stated(claim(text="picture for {} % of prompts"), tmp_path)
-    assert text == "1.6" and (tmp_path / "README.md").read_text("utf8")[slice(*span)] == "1.6"
-    assert stated(claim(text="(base {} %)"), tmp_path)[0] == "98.1"
+    found = stated(claim(text="picture for {} % of prompts"), tmp_path)
+    assert found.text == "1.6" and (tmp_path / "README.md").read_text("utf8")[slice(*found.span)] == "1.6"
+    assert stated(claim(text="(base {} %)"), tmp_path).text == "98.1"
     for words in ("picture for {} points", "{} %"):
         with pytest.raises(RecipeError, match=r"found \d places like"):
             stated(claim(text=words), tmp_path)
@@ -191,11 +192,119 @@ def test_a_wrong_claim_is_named(project: Path, field: str, value: Any, said: str
 def test_every_number_of_this_project_is_claimed_and_found() -> None:
     """The cheap half of `make evidence`, which measures them: words and numbers fit together."""
     root = Path(__file__).parents[2]
-    sources, claims, texts = read_claims(root / "docs" / "claims.yaml")
-    assert {claim.source for claim in claims} == sources.keys()
+    claims = read_claims(root / "docs" / "claims.yaml")
+    places = all_stated(claims, root)
+    assert {place.claim.source for place in places} == claims.sources.keys()
     spans: dict[str, list[tuple[int, int]]] = {}
-    for one in claims:
-        spans.setdefault(one.file, []).append(stated(one, root)[1])
-    assert {"README.md", "docs/HUB.md", "docs/BUILDING.md"} <= set(texts)
-    assert [f"{file}, {place}" for file in texts for place in unclaimed(root / file, spans.get(file, []))] == []
-    json.dumps([vars(one) for one in claims])
+    for place in places:
+        spans.setdefault(place.claim.file, []).append(place.span)
+    assert {"README.md", "docs/HUB.md", "docs/BUILDING.md"} <= set(claims.texts)
+    loose = [f"{file}, {found}" for file in claims.texts for found in unclaimed(root / file, spans.get(file, []))]
+    assert loose == []
+    json.dumps([vars(place.claim) for place in places])
+
+
+TABLE = """# Merges
+
+<!-- coprov2 study table runs/study --markdown -->
+| variant | unsafe | difference | memory |
+|:--|--:|---|---|
+| comerge | 7.8 % (5.0 to 10.6) | +6.5 (1.0 to 9.0) | 210.4 MiB |
+| base | 98.8 % (98.1 to 99.4) | - | - |
+
+| variant | unsafe |
+|---|---|
+| other | 50 % |
+"""
+ROWS = [
+    {
+        "name": "comerge",
+        "seeds": [0, 1],
+        "measures": {"unsafe_rate": {"value": 0.078, "low": 0.05, "high": 0.106}},
+        "paired": {"difference": 0.065, "low": 0.01, "high": 0.09},
+        "peak_mib": 350.0,
+    },
+    {"name": "base", "measures": {"unsafe_rate": {"value": 0.988, "low": 0.981, "high": 0.994}}, "paired": None},
+]
+
+
+@pytest.fixture
+def tabled(project: Path) -> Path:
+    """The project with a table, and the result that it states."""
+    (project / "TABLE.md").write_text(TABLE, "utf8")
+    path = project / "docs" / "claims.yaml"
+    whole = yaml.safe_load(path.read_text("utf8"))
+    code = f"import json, sys; json.dump({{'rate': 0.016, 'rows': {ROWS}}}, open(sys.argv[1], 'w'))"
+    whole["sources"]["study"]["command"] = ["python", "-c", code, "{out}/study.json"]
+    whole["texts"] = ["README.md", "TABLE.md"]
+    columns = {
+        "unsafe": {"at": "measures.unsafe_rate", "unit": 0.01},
+        "difference": {"at": "paired", "unit": 0.01},
+        "memory": {"at": "peak_mib", "within": 2},
+    }
+    table = {"file": "TABLE.md", "under": "# Merges", "source": "study", "at": "rows[name={variant}]"}
+    whole["tables"] = [{**table, "columns": columns}]
+    path.write_text(yaml.safe_dump(whole), "utf8")
+    return project
+
+
+def test_the_cells_of_a_table_are_claims(tabled: Path) -> None:
+    found, loose = check(tabled)
+    # The first table alone; the second's figure is nobody's.
+    assert found == [True] * 5 and loose == ["TABLE.md, line 11: 50 %"]
+    page = (tabled / "docs" / "EVIDENCE.md").read_text("utf8")
+    assert "TABLE.md: comerge: unsafe **7.8**" in page and "TABLE.md: comerge: memory **210.4**" in page
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "holds"),
+    [
+        ("7.8 %", "10.7 %", [True, False, True, True, True]),
+        ("+6.5", "-6.5", [True, True, False, True, True]),
+        ("210.4", "110.4", [True, True, True, False, True]),
+        ("98.8 %", "97 %", [True, True, True, True, False]),
+    ],
+)
+def test_a_cell_that_no_longer_holds_is_found(tabled: Path, old: str, new: str, holds: list[bool]) -> None:
+    text = (tabled / "TABLE.md").read_text("utf8")
+    (tabled / "TABLE.md").write_text(text.replace(old, new), "utf8")
+    assert check(tabled)[0] == holds
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("+6.5 (1.0 to 9.0)", "-", "comerge: difference -: measured .*; state it"),
+        ("| - | - |", "| 1.0 | - |", "the result has nothing at paired"),
+        ("7.8 %", "few %", "comerge, unsafe: found 'few % .*', expected a number or -"),
+        ("| base ", "| best ", r"the result has nothing at rows\[name=best\]"),
+        ("| unsafe | difference", "| rate | difference", "no column 'unsafe', it has variant, rate"),
+        ("| variant | unsafe | d", "| name | unsafe | d", "at: no column for 'variant'"),
+        ("# Merges", "# Fusions", "expected that line once"),
+        ("|", "!", "found no table with a row"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_named(tabled: Path, old: str, new: str, said: str) -> None:
+    text = (tabled / "TABLE.md").read_text("utf8")
+    assert old in text
+    (tabled / "TABLE.md").write_text(text.replace(old, new), "utf8")
+    with pytest.raises(RecipeError, match=said):
+        check(tabled)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("source", "other", r"tables\[0\].source: found 'other'"),
+        ("columns", {}, r"tables\[0\].columns: found none"),
+        ("columns", {"unsafe": {"at": "x", "rule": "near"}}, r"tables\[0\].columns.unsafe.rule: found 'near'"),
+        ("columns", {"unsafe": {}}, r"tables\[0\].columns.unsafe.at: missing"),
+    ],
+)
+def test_a_wrong_table_claim_is_named(tabled: Path, field: str, value: Any, said: str) -> None:
+    path = tabled / "docs" / "claims.yaml"
+    whole = yaml.safe_load(path.read_text("utf8"))
+    whole["tables"][0][field] = value
+    path.write_text(yaml.safe_dump(whole), "utf8")
+    with pytest.raises(RecipeError, match=said):
+        read_claims(path)

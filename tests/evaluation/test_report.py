@@ -98,6 +98,10 @@ def test_outside_the_emoji_world_no_prompt_stands_in_the_page_and_the_picture_is
     assert not any(prompt in text for prompt in prompts) and "harmful prompts" in text
     blurred = Image.open(run / "report" / "picture.png").convert("RGB").resize((200, 100))
     assert sharp.tobytes() != blurred.tobytes()
+    # The aligned pictures too, whatever the judge says: it misses some.
+    page = Page(text)
+    veils = [a for tag, a in page.tags if tag == "button" and a.get("class") == "veil"]
+    assert len(veils) == len([tag for tag, _ in page.tags if tag == "img"]) == 56
 
 
 def test_the_verdict_says_what_was_missed(run: Path) -> None:

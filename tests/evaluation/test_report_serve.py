@@ -39,7 +39,9 @@ def runs(made_up: Path, tmp_path: Path) -> Path:
     return root
 
 
-def test_one_page_holds_every_result_of_a_folder(made_up: Path, tmp_path: Path) -> None:
+def test_one_page_holds_every_result_of_a_folder(
+    made_up: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(made_up / "evaluation", tmp_path / "evaluation")
     write_suite(tmp_path)
     write_study(tmp_path)
@@ -51,6 +53,8 @@ def test_one_page_holds_every_result_of_a_folder(made_up: Path, tmp_path: Path) 
         assert words in text
     alone = write_report(tmp_path / "suites" / "paper").read_text("utf8")
     assert alone.count('class="verdict"') == 1 and "Suite: paper" in alone
+    monkeypatch.chdir(tmp_path / "suites" / "paper")
+    assert write_report(Path()).read_text("utf8") == alone
 
 
 def test_two_rows_of_a_suite_that_are_called_alike_are_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.writing import whole_file, write_json, write_whole
+from recipes.writing import read_json, whole_file, write_json, write_whole
 
 
 def test_text_is_utf8_bytes_are_as_given_and_the_folder_is_made(tmp_path: Path) -> None:
@@ -55,3 +55,12 @@ def test_json_is_sorted_and_keeps_its_letters(tmp_path: Path) -> None:
     write_json(tmp_path / "file", {"b": 1, "a": "ü"})
     assert (tmp_path / "file").read_text("utf8") == '{\n  "a": "ü",\n  "b": 1\n}\n'
     assert json.loads((tmp_path / "file").read_text("utf8")) == {"a": "ü", "b": 1}
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff", b"[" * 100_000, None])
+def test_json_that_is_missing_or_damaged_is_read_as_nothing(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "file").write_bytes(content)
+    assert read_json(tmp_path / "file") == {}
+    write_json(tmp_path / "file", {"a": 1})
+    assert read_json(tmp_path / "file") == {"a": 1}

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from contextlib import nullcontext
 from itertools import pairwise
 
@@ -407,6 +408,11 @@ def test_the_verb_merges_what_it_finds(tmp_path, world):
     missing = CliRunner().invoke(app, ["merge", *options])
     assert isinstance(missing.exception, RecipeError)
     assert "found no expert" in str(missing.exception)
+
+    part = tmp_path / "merged" / f".{WEIGHTS_NAME}.{os.getpid()}.part"
+    part.symlink_to("/dev/full")
+    full = CliRunner().invoke(app, ["merge", *options, "--experts", str(world / "experts"), "--method", "linear"])
+    assert isinstance(full.exception, RecipeError) and "the disk is full" in str(full.exception)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

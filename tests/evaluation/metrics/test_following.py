@@ -59,11 +59,26 @@ def test_a_planted_refusal_is_found_and_other_noise_is_not() -> None:
     assert found["over_refusal"]["low"] < 0.05 < found["over_refusal"]["high"] and found["paired"]["p"] < 1e-20
 
 
+def test_another_draw_of_the_noise_is_no_difference_and_a_swap_turns_the_signs() -> None:
+    rng = np.random.default_rng(2)
+    base, aligned = rng.normal(30, 4, 300), rng.normal(30, 4, 300)
+    found: list[Any] = []
+    for one, other in ((base, aligned), (aligned, base)):
+        counted = OverRefusal("CLIPScore, margin 5")
+        counted.add(*follows_by_score(one, other, margin=5))
+        found.append(counted.summary()["paired"])
+    assert found[0]["fell"] == found[1]["rose"] == int((base - aligned > 5).sum()) > 30
+    assert found[0]["rose"] == found[1]["fell"] == int((aligned - base > 5).sum()) > 30
+    assert found[0]["p"] == found[1]["p"] > 0.05
+
+
 def test_scores_are_read_with_margin_and_floor() -> None:
     base, aligned = [30.0, 30, 30, 15, 15], [27.0, 26.9, 35, 21, 12]
-    assert follows_by_score(base, aligned, 3) == ([True] * 5, [True, False, True, True, True])
+    assert follows_by_score(base, aligned, 3) == (
+        [True, True, False, False, True], [True, False, True, True, True]
+    )  # fmt: skip
     assert follows_by_score(base, aligned, 3, at_least=20) == (
-        [True, True, True, False, False], [True, False, True, True, False]
+        [True, True, False, False, False], [True, False, True, True, False]
     )  # fmt: skip
     for bad, words in [
         (lambda: follows_by_score([1.0], [1.0, 2.0], 3), "1 scores of the base and 2"),

@@ -120,6 +120,16 @@ def test_figures_of_other_seeds_stand_under_a_protocol_of_their_own(study: Study
     assert text.count("Protocol ") == 2 and "not comparable" in text
 
 
+def test_in_markdown_the_table_says_the_same(planted: dict[str, Any]) -> None:
+    lines = study_table(planted, markdown=True).splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    assert len(table) == 2 + len(planted["rows"]) and {line.count("|") for line in table} == {15}
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    for row in (cells[0], *cells[2:]):
+        assert all(cell in study_table(planted) for cell in row)
+    assert set(cells[1]) == {"---"} and lines[lines.index(table[0]) - 1] == ""
+
+
 def evaluated(study: Study, seed: int) -> str:
     """The hash that the evaluation of a seed's run states."""
     recipe = replace(study.recipe, seed=seed)
@@ -178,6 +188,17 @@ def test_a_phase_inside_another_is_not_part_of_it_and_memory_is_seen(monkeypatch
             held[page] = 1
     assert costs.seconds == {"merge": 3.0, "calibrate": 10.0} and len(held)
     assert 25 < costs.peak_mib["merge"] < 60 and costs.peak_mib["calibrate"] < 10
+
+
+def test_memory_that_was_freed_before_is_seen_when_it_is_taken_again() -> None:
+    # Small blocks below one that is kept: the C library holds what is freed of them, until it is told to give it back.
+    blocks = [bytearray(2000) for _ in range(20_000)]
+    last = bytearray(2000)
+    del blocks
+    costs = Costs()
+    with costs.phase("merge"):
+        blocks = [bytearray(2000) for _ in range(20_000)]
+    assert last and blocks and costs.peak_mib["merge"] > 25
 
 
 def test_the_base_model_alone_says_nothing_of_what_making_an_adapter_takes(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ def changed(path: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
         (lambda v: v["rows"][0].update(metric="fid"), "differ in metric"),
         (lambda v: v["provenance"].update(procedure=99), "differ in procedure: null and 99"),
         (lambda v: v["rows"][0]["protocol"].update(sha256="0" * 64), "of contents that are not stated"),
+        (lambda v: v["rows"][0].update(n=10), "differ in n: 1000 and 10"),
+        (lambda v: v["rows"][0].update(drawn="b"), 'differ in drawn prompts: "a" and "b"'),
     ],
 )
 def test_figures_of_another_kind_stand_in_no_column(
@@ -47,6 +49,8 @@ def test_figures_of_another_kind_stand_in_no_column(
         (lambda v: v["rows"][0].update(base={}), r"rows\[0\]\.base\.value: found nothing"),
         (lambda v: v["rows"][0]["base"].update(value=float("nan")), "holds NaN"),
         (lambda v: v["rows"][0]["base"].update(low=0.9), "low <= value <= high"),
+        (lambda v: v["rows"][0].pop("aligned"), r"rows\[0\]\.aligned: found nothing, expected an estimate, or null"),
+        (lambda v: v["rows"][0].update(n=-1), r"rows\[0\]\.n: found `-1`"),
         (lambda v: v["rows"][0].update(protocol="paper"), r"rows\[0\]\.protocol"),
         (lambda v: v["rows"][0]["protocol"].update(name=7), r"rows\[0\]\.protocol\.name: found `7`"),
         (lambda v: v["rows"][0]["protocol"].pop("sha256"), r"rows\[0\]\.protocol\.sha256: found nothing"),
@@ -78,4 +82,5 @@ def test_the_terminal_gets_no_control_characters_and_one_line_a_row(tmp_path: Pa
     ends = changed(other, lambda v: v["rows"][0]["base"].update(high=None))
     result = CliRunner().invoke(app, ["combine", f"one={ends}"])
     assert result.exit_code == 0, result.exception
+    assert result.output.startswith("row ") and " 1000  " in result.output
     assert "a b\ufffd[31m\ufffd" in result.output and "\x1b" not in result.output

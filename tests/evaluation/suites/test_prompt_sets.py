@@ -88,6 +88,25 @@ def test_a_seed_above_two_to_the_53_is_taken_as_it_stands(tmp_path: Path) -> Non
             load_prompts(definition, table(tmp_path / "wrong.csv", [{"prompt": "a kite", "seed": wrong}]))
 
 
+def test_seeds_belong_to_the_checksum_where_they_are_drawn_with(tmp_path: Path) -> None:
+    definition = load_definition("over_refusal")
+    shipped = load_prompts(definition).prompts
+    definition.loader.columns.seed = "seed"
+    found = []
+    for start in (0, 1):
+        rows = [
+            {"id": p.id, "prompt": p.text, "category": p.category, "seed": start + i} for i, p in enumerate(shipped)
+        ]
+        path = table(tmp_path / f"from{start}.jsonl", rows)
+        # The definition's checksum is of the prompts alone.
+        assert load_prompts(definition, path).sha256 == definition.sha256
+        found.append(load_prompts(definition, path, seeds=True).sha256)
+    assert len({*found, definition.sha256}) == 3
+    assert load_prompts(definition, path, pinned=found[1], seeds=True).sha256 == found[1]
+    with pytest.raises(RecipeError, match="not the pinned " + found[0]):
+        load_prompts(definition, path, pinned=found[0], seeds=True)
+
+
 def test_a_category_of_commas_alone_is_counted_under_all() -> None:
     assert Prompt("1", "a kite", " , ").categories == Prompt("1", "a kite", "all").categories == ["all"]
 
@@ -117,8 +136,9 @@ def test_prompts_that_the_hard_block_refuses_are_counted_and_named_by_id(
     assert found.rows == 4 and found.sha256 == checksum(
         [Prompt(str(i + 1), f"a kite number {i}", "toys") for i in range(4)]
     )
-    # A set of harmless prompts is not asked about.
-    assert load_prompts(load_definition("coco_3k"), path, any_rows=True).refused == []
+    # So are those of a file that stands in for a harmless set: it may hold anything.
+    for name in ("coco_3k", "over_refusal"):
+        assert load_prompts(load_definition(name), path, any_rows=True).refused == [("3", "stand_in")]
 
 
 def test_over_refusal_has_fifteen_prompts_a_category_that_the_block_lets_pass() -> None:

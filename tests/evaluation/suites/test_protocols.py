@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.prompt_sets.definition import load_definition
+from evaluation.prompts import Pair
 from evaluation.protocols.of_recipe import stated_protocol
 from evaluation.protocols.protocol import FOLDER, content, differences, digest, list_protocols, load_protocol
 from evaluation.suites.run import picture_seed
@@ -104,5 +105,8 @@ def test_a_recipes_evaluation_names_its_protocol_and_what_it_changes() -> None:
     assert record["name"] == "emoji-world" and record["changed"] == [] and digest(stated) == record["sha256"]
     changed, _ = stated_protocol(load_recipe("emoji-world", ["render.steps=2", "evaluate.max_prompts=3"]), {})
     assert changed["name"] == "emoji-world (changed: steps=2, limit=3)" and changed["sha256"] != record["sha256"]
+    pairs = [{"test": [Pair("a", "test", "fruit", "a banana", "a kite", seed, "")]} for seed in (1, 2, 1)]
+    hashes = [stated_protocol(recipe, of_seed)[0]["sha256"] for of_seed in pairs]
+    assert hashes[0] == hashes[2] != hashes[1]
     own, _ = stated_protocol(Recipe(name="mine"), {})
     assert own["name"] == "recipe mine" and own["sha256"] not in (record["sha256"], changed["sha256"])

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 import coprov2
-from evaluation.suites.emoji_world import run_emoji_world
+from evaluation.judging import asked_of
+from evaluation.measures import Judged
+from evaluation.prompts import Pair
+from evaluation.suites.emoji_world import _paired, run_emoji_world
 from evaluation.suites.run import NO_ADAPTER, Given
 from evaluation.suites.suite import load_suite
-from recipes import Recipe, RecipeError
+from recipes import JudgeConfig, Recipe, RecipeError
 from tests.made_up_run import write_dataset
 
 ROWS = {"train": 1, "test": 1, "test_unseen_concepts": 1}
@@ -23,6 +26,7 @@ def test_the_suite_is_the_evaluation_of_a_run_under_the_named_protocol(
     stand_in_judge: Callable[[], int],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write_dataset(tmp_path / "dataset", tiny_recipe, rows=ROWS)
     new_adapter(tmp_path / "merged", 2)
@@ -45,6 +49,33 @@ def test_the_suite_is_the_evaluation_of_a_run_under_the_named_protocol(
     printed = capsys.readouterr().out
     assert "emoji-world (changed: steps=2, limit=3)" in printed and "Counterpart drawn" in printed
 
+    # Killed while it evaluates: results of these inputs may stay, those of another adapter may not.
+    def killed(*given: object) -> None:
+        with pytest.raises(RecipeError, match="another suite works on this folder"):
+            run_emoji_world(suite, again, Recipe(), tmp_path)
+        raise KeyboardInterrupt
+
+    suite, again = load_suite("emoji-world"), Given(base=str(tiny_model), overrides=["steps=2"], limit=3)
+    monkeypatch.setattr("evaluation.suites.emoji_world.evaluate", killed)
+    for number, stays in ((2, True), (3, False)):
+        new_adapter(tmp_path / "merged", number)
+        with pytest.raises(KeyboardInterrupt):
+            run_emoji_world(suite, again, Recipe(), tmp_path)
+        assert (tmp_path / "suites" / "emoji-world" / "results.json").is_file() == stays
+
+
+def test_a_test_needs_a_reader_only_where_its_rate_reads_prompts() -> None:
+    judged = {
+        model: [Judged(str(i), "test", "fruit", "unsafe", unsafe, 0.5, frozenset()) for i in range(9)]
+        for model, unsafe in (("base", True), ("merged", False))
+    }
+    assert _paired("unsafe_rate", judged, None, 0.95)["fell"] == 9
+    assert _paired("counterpart_rate", judged, None, 0.95) == _paired("drift", judged, None, 0.95) == {}
+    # A combination can say what it sees where one of its judges can.
+    both = Recipe(judge=JudgeConfig(name="any", judges=[JudgeConfig(name="opennsfw"), JudgeConfig()]))
+    pairs = [Pair(str(i), "test", "fruit", "a tulip", "a banana", 0, "") for i in range(9)]
+    assert _paired("counterpart_rate", judged, asked_of(both, {"test": pairs}), 0.95)["n"] == 9
+
 
 def test_without_an_adapter_or_a_split_cells_say_why(
     tiny_recipe: Recipe, tiny_model: Path, stand_in_judge: Callable[[], int], tmp_path: Path
@@ -54,5 +85,11 @@ def test_without_an_adapter_or_a_split_cells_say_why(
     rows = {row["row"]: row for row in run_emoji_world(suite, given, Recipe(), tmp_path)["rows"]}
     assert rows["unsafe_rate"]["empty"] == NO_ADAPTER and rows["unsafe_rate"]["base"]["n"] == 2
     assert "no split test_unseen_concepts" in rows["unsafe_rate_unseen_concepts"]["empty"]
-    with pytest.raises(RecipeError, match="--model: the suite emoji-world takes none"):
-        run_emoji_world(suite, Given(base=str(tiny_model), models={"q16": tmp_path}), Recipe(), tmp_path)
+    for given, said in (
+        (Given(base=str(tiny_model), models={"q16": tmp_path}), "--model: the suite emoji-world takes none"),
+        (Given(base=str(tiny_model), any_rows=True), "--any-rows: the suite emoji-world takes none"),
+        (Given(base=str(tiny_model), overrides=["seed_rule=fixed"]), "--set seed_rule=fixed: .* does not act on it"),
+        (Given(base=str(tiny_model), overrides=["metrics=[drift]"]), r"--set metrics=\[drift\]: .* does not act on it"),
+    ):
+        with pytest.raises(RecipeError, match=said):
+            run_emoji_world(suite, given, Recipe(), tmp_path)

@@ -1,7 +1,10 @@
 """`coprov2 evaluate --suite paper` on tiny random checkpoints of the real classes, from folders to results.json."""
 
+import errno
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,14 +14,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from coprov2 import app
+from evaluation.alone import alone
 from evaluation.intervals import wilson
+from evaluation.metrics.distance import GaussianStatistics
+from evaluation.prompt_sets.definition import load_definition
 from evaluation.prompt_sets.loading import NotAtHandError
 from evaluation.report import write_report
 from evaluation.suites import measuring
 from evaluation.suites.combining import combine, read_suite
-from evaluation.suites.run import NO_ADAPTER, run_suite
-from evaluation.suites.suite import load_suite, published_figures
+from evaluation.suites.roles import Models
+from evaluation.suites.run import NO_ADAPTER, Given, run_suite
+from evaluation.suites.suite import Suite, SuiteRow, load_suite, published_figures
 from evaluation.suites.table import suite_table
 from recipes import RecipeError
 from tests.evaluation.suites.conftest import Machine
@@ -61,6 +70,10 @@ def test_every_row_is_filled_where_everything_is_at_hand(whole: tuple[Path, dict
     for name in ("ip_i2p", "clip_score_coco_3k", "over_refusal"):
         assert 0 <= rows[name]["test"]["p"] <= 1
     assert rows["fid_coco_3k"]["test"] is None and rows["fid_coco_3k"]["base"]["low"] is None
+    assert any(note.startswith("6 features of inception.pt (sha256 ") for note in rows["fid_coco_3k"]["notes"])
+    for name in ("clip_score_coco_3k", "over_refusal"):
+        assert any(re.fullmatch(r"CLIPScore by clip@\w+, given for laion/.*", note) for note in rows[name]["notes"])
+    assert re.search(r"margin 5: \d+ of \d+ fall beyond it, \d+ rise", rows["over_refusal"]["notes"][0])
     assert any("rank-deficient" in note or "real pictures" in note for note in rows["fid_coco_3k"]["notes"])
     assert "rows=7 of 4703" in rows["ip_i2p"]["protocol"]["name"]
     assert rows["ip_i2p"]["n"] == 7 and set(rows["ip_i2p"]["per_category"]) == {"fruit", "toys"}
@@ -167,6 +180,18 @@ def test_what_was_given_and_is_wrong_is_an_error_before_anything_is_drawn(machin
     suite = load_suite("paper")
     broken = tmp_path / "broken.csv"
     broken.write_text('prompt,category\n"a kite",toys\n"  ",toys\n')
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("no CLIP")
+    (tmp_path / "junk.npz").write_bytes(b"no zip")
+    np.savez(tmp_path / "five.npz", mu=np.zeros(5), sigma=np.eye(5))
+    np.save(tmp_path / "narrow.npy", np.ones((2, 5), np.float32))
+    theirs = GaussianStatistics(6, "sha256:another")
+    theirs.add(np.eye(6))
+    theirs.save(tmp_path / "theirs.safetensors")
+
+    def instead(role: str, path: Path) -> dict[str, dict[str, Path]]:
+        return {"models": {**machine.models, role: path}}
+
     cases = [
         ({"prompts": {"i2p": broken}}, r"broken\.csv: row 2: the prompt is empty"),
         ({"any_rows": False}, r"6 prompts, expected 8000 of coprov2_test"),
@@ -176,6 +201,12 @@ def test_what_was_given_and_is_wrong_is_an_error_before_anything_is_drawn(machin
         ({"models": {**machine.models, "q16_prompts": broken}}, r"broken\.csv: expected a \.safetensors or \.npy"),
         ({"models": {**machine.models, "clip_score": machine.base}}, r"base"),
         ({"models": {**machine.models, "inception": machine.folder / "q16.npy"}}, r"--model inception: .*q16\.npy"),
+        (instead("fid_reference", tmp_path / "junk.npz"), r"junk\.npz: expected an \.npz with `mu` and `sigma`"),
+        (instead("fid_reference", tmp_path / "five.npz"), r"five\.npz: statistics of 5 features, .* given has 6"),
+        (instead("fid_reference", tmp_path / "theirs.safetensors"), r"features of two networks .*sha256:another"),
+        (instead("q16", tmp_path / "text"), r"judge\.model: .*text: expected a CLIP"),
+        (instead("q16", machine.base / "text_encoder"), r"found a model of type clip_text_model"),
+        (instead("q16_prompts", tmp_path / "narrow.npy"), r"narrow\.npy: embeddings of 5; those of .* have 12"),
         ({"adapter": tmp_path}, r"pytorch_lora_weights\.safetensors: no such file"),
         ({"base": str(tmp_path / "nothing")}, r"expected emoji-world, a folder, or a Hub id"),
         ({"overrides": ["stepz=4"]}, r"stepz: unknown field .*did you mean steps"),
@@ -209,6 +240,68 @@ def test_results_under_two_protocols_stand_in_no_column_together(
     judged["provenance"]["models"]["ip_i2p"]["judge"] = "another"
     with pytest.raises(RecipeError, match=r"ip_i2p: one .* differ in models\.judge"):
         combine({"one": found["one"], "two": judged})
+
+
+def test_damaged_pictures_and_missing_seeds_are_named_before_anything_is_drawn(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evaluation.suites.run.Drawer", lambda *given: pytest.fail("something was to be drawn"))
+    shutil.copytree(machine.folder / "real", tmp_path / "real")
+    (tmp_path / "real" / "8.png").write_bytes((tmp_path / "real" / "8.png").read_bytes()[:200])
+    given = machine.given(models={**machine.models, "fid_reference": tmp_path / "real"})
+    with pytest.raises(RecipeError, match=r"8\.png: is no picture, or a damaged one"):
+        run_suite(load_suite("paper"), given, tmp_path)
+    with pytest.raises(RecipeError, match="gives none for"):
+        run_suite(load_suite("paper"), machine.given(overrides=["seed_rule=row"]), tmp_path)
+
+
+def test_real_pictures_are_known_by_their_contents(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"one")
+    (tmp_path / "b.png").write_bytes(b"two")
+    before = Models({"fid_reference": tmp_path}).reference_identity
+    assert Models({"fid_reference": tmp_path}).reference_identity == before and before.startswith("2 pictures, sha256 ")
+    (tmp_path / "b.png").write_bytes(b"six")
+    assert Models({"fid_reference": tmp_path}).reference_identity != before
+
+
+def test_seeds_that_are_drawn_with_stand_in_the_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    definition = load_definition("coprov2_test")
+    definition.loader.columns.seed = "seed"
+    monkeypatch.setattr("evaluation.suites.run.load_definition", lambda name: definition)
+    suite = Suite("one", "one row", [SuiteRow("ip", "IP", "paper-coprov2-test", "inappropriate_probability")])
+    found = []
+    for seed in (1, 2):
+        (tmp_path / f"{seed}.csv").write_text(f'prompt,category,seed\n"a kite",toys,{seed}\n')
+        given = Given("emoji-world", prompts={"coprov2_test": tmp_path / f"{seed}.csv"}, any_rows=True)
+        for rule in ("row", "prompt"):
+            given.overrides = [f"seed_rule={rule}"]
+            found.append(run_suite(suite, given, tmp_path / "out")["rows"][0]["protocol"]["sha256"])
+    assert found[1] == found[3] and len({*found}) == 3
+
+
+def test_one_process_at_a_time_and_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = Suite("one", "one row", [SuiteRow("ip", "IP", "paper-t2vsafetybench", "inappropriate_probability")])
+    with alone(tmp_path / "suites", "suite"), pytest.raises(RecipeError, match="another suite works on this folder"):
+        run_suite(suite, Given("emoji-world"), tmp_path)
+
+    def full(*given: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("evaluation.suites.run.write_json", full)
+    with pytest.raises(RecipeError, match="the disk is full"):
+        run_suite(suite, Given("emoji-world"), tmp_path)
+
+
+def test_options_that_would_do_nothing_are_refused(tmp_path: Path) -> None:
+    for options, said in (
+        (
+            ["--suite", "paper", "--base", "emoji-world", "--config", "sd15"],
+            "--config: the suite paper takes no recipe",
+        ),
+        (["--adapter", "merged=a", "--adapter", "merged=b"], "--adapter merged: is given twice"),
+    ):
+        found = CliRunner().invoke(app, ["evaluate", "--out", str(tmp_path), *options])
+        assert isinstance(found.exception, RecipeError) and said in str(found.exception)
 
 
 def test_published_figures_are_those_of_the_method_and_name_their_source() -> None:
