@@ -114,7 +114,8 @@ class LocalHub:
         self._locks_lock = threading.Lock()
 
     def close(self) -> None:
-        """Let the folder go."""
+        """Let the folder go; another hub may open it, or copy it, at once."""
+        self.records.close()
         self._lock_file.close()
 
     # Repositories.

@@ -4,6 +4,7 @@ Each module keeps its own tables; it names them by `records.create(...)` when it
 
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,6 +18,10 @@ def timestamp(moment: datetime | None = None) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
 
+class _Connection(sqlite3.Connection):
+    """One that can be referred to weakly, so that a thread that ends lets its connection go."""
+
+
 class Records:
     """The SQLite file of a hub.
 
@@ -27,19 +32,31 @@ class Records:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._local = threading.local()
+        self._open: weakref.WeakSet[sqlite3.Connection] = weakref.WeakSet()
         self.create("CREATE TABLE IF NOT EXISTS settings (key TEXT PRIMARY KEY, value BLOB NOT NULL)")
 
     def connection(self) -> sqlite3.Connection:
         """This thread's connection, for reading; inside a transaction of this thread it sees what that has written."""
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+            connection = sqlite3.connect(
+                self.path, timeout=60, isolation_level=None, check_same_thread=False, factory=_Connection
+            )
+            self._open.add(connection)
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("PRAGMA foreign_keys=ON")
             self._local.connection = connection
         return connection
+
+    def close(self) -> None:
+        """Close every thread's connection; the last one takes SQLite's working files away.
+
+        Left to the collector they would vanish at any later moment, from under whoever copies the folder.
+        """
+        for connection in list(self._open):
+            connection.close()
 
     def create(self, sql: str) -> None:
         """Run statements of the form CREATE ... IF NOT EXISTS."""

@@ -1,6 +1,7 @@
 """Transactions: all or nothing, and none that failed swallows what comes after it."""
 
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,22 @@ def test_a_transaction_that_sqlite_has_ended_raises_what_went_wrong(tmp_path: Pa
     with pytest.raises(ValueError, match="first"), records.transaction() as connection:
         connection.execute("ROLLBACK")
         raise ValueError("first")
+
+
+def test_a_hub_that_is_closed_leaves_no_working_file(tmp_path: Path) -> None:
+    records = Records(tmp_path / "hub.sqlite")
+    asked, closed = threading.Event(), threading.Event()
+
+    def other() -> None:
+        records.all("SELECT * FROM settings")
+        asked.set()
+        closed.wait(10)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert asked.wait(10)
+    assert (tmp_path / "hub.sqlite-wal").exists()
+    records.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["hub.sqlite"]
+    closed.set()
+    thread.join()
