@@ -145,13 +145,13 @@ def run_study(study: Study, after: Callable[[dict[str, str]], object], say: Say 
         say(f"[{total - len(pending)}/{total}] seed {unit.seed}, {unit.name}: {what}{more}")
 
     with alone(study.out, "study"), disk_full_said(study.out):
-        for _, seeds in study.batches():
-            if study.jobs == 1 or len(seeds) == 1:
-                for units in seeds:
-                    work(study.recipe, study.out, units, told)
-                    after(reasons)
-            else:
-                _side_by_side(study, seeds, told, lambda: after(reasons))
+        batches = [units for _, seeds in study.batches() for units in seeds]
+        if study.jobs == 1 or len(study.seeds) == 1:
+            for units in batches:
+                work(study.recipe, study.out, units, told)
+                after(reasons)
+        else:
+            _side_by_side(study, batches, told, lambda: after(reasons))
     say(f"{total - len(reasons)} of {total} variants are judged, after {spoken(time.perf_counter() - started)}")
     return failed
 
@@ -174,27 +174,29 @@ def work(recipe: Recipe, out: Path, units: list[Unit], told: Told) -> None:
         run.close()
 
 
-def _side_by_side(study: Study, seeds: list[list[Unit]], told: Told, after: Callable[[], object]) -> None:
-    """Seeds in processes of their own, `study.jobs` at a time."""
+def _side_by_side(study: Study, batches: list[list[Unit]], told: Told, after: Callable[[], object]) -> None:
+    """Batches, each of one seed, in processes of their own, `study.jobs` at a time; two of one seed never at once."""
     context = multiprocessing.get_context("spawn")
     # A process that trains workers of its own would start more threads than there are cores.
     recipe = replace(study.recipe, train=replace(study.recipe.train, workers=1))
-    waiting: list[list[Unit]] = list(seeds)
-    # The parent's end of a pipe -> process and what it has not told yet.
-    running: dict[Any, tuple[Any, list[Unit | None]]] = {}
+    waiting = list(batches)
+    # The parent's end of a pipe -> process, what it has not told yet, and its first unit.
+    running: dict[Any, tuple[Any, list[Unit | None], Unit]] = {}
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
         while waiting or running:
-            while waiting and len(running) < study.jobs:
-                units = waiting.pop(0)
+            while len(running) < study.jobs:
+                units = _take(waiting, {unit.seed for _, _, unit in running.values()})
+                if units is None:
+                    break
                 receiver, sender = context.Pipe(duplex=False)
                 process = context.Process(target=_in_process, args=(recipe, study.out, units, sender), daemon=True)
                 process.start()
                 sender.close()
-                running[receiver] = (process, list(units))
+                running[receiver] = (process, list(units), units[0])
             for end in wait(list(running)):
-                process, untold = running[end]
+                process, untold, _ = running[end]
                 try:
                     message: Any = end.recv()  # type: ignore[union-attr, call-arg]
                     index, seconds, done, problem = message
@@ -209,12 +211,21 @@ def _side_by_side(study: Study, seeds: list[list[Unit]], told: Told, after: Call
                         told(unit, 0.0, True, f"its process ended with exit code {process.exitcode}")
                     after()
     finally:
-        for process, _ in running.values():
+        for process, *_ in running.values():
             process.terminate()
             process.join()
         os.environ.pop("OMP_NUM_THREADS")
         if before is not None:
             os.environ["OMP_NUM_THREADS"] = before
+
+
+def _take(waiting: list[list[Unit]], busy: set[int]) -> list[Unit] | None:
+    """Take the first batch off the list whose seed nobody works on: a seed's folder is one process's. So a group may
+    begin before the last seed of the one before has ended, and no job is idle meanwhile."""
+    for index, units in enumerate(waiting):
+        if units[0].seed not in busy:
+            return waiting.pop(index)
+    return None
 
 
 def _in_process(recipe: Recipe, out: Path, units: list[Unit], sender: Connection) -> None:

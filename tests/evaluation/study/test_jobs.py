@@ -9,9 +9,9 @@ import pytest
 import dataset_builder.build
 import dataset_builder.judges
 import evaluation.study.running
-from evaluation.study.plan import Group, Plan, Variant
+from evaluation.study.plan import Group, Plan, Unit, Variant
 from evaluation.study.results import read_results, write_results
-from evaluation.study.running import Study, run_study
+from evaluation.study.running import Study, _take, run_study
 from recipes import Recipe
 from tests.evaluation.conftest import StandInJudge
 from tests.evaluation.study.conftest import NewStudy, build_made_up
@@ -53,3 +53,14 @@ def test_seeds_side_by_side_are_the_same_and_a_dead_process_is_said(
     assert run(new_study("out", PLAN, limit=2, jobs=2)) == straight
     assert straight[0] == {} and straight[1]["rows"][1]["seeds"] == [0, 1]
     assert os.environ["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_group_begins_before_the_one_before_has_ended_but_never_on_a_busy_seed() -> None:
+    batches = [[Unit(seed, group, None, None)] for group in ("main", "controls") for seed in (0, 1, 2)]
+    waiting = list(batches)
+    assert [_take(waiting, busy) for busy in (set(), {0}, {0, 1}, {0, 1, 2}, {1, 2})] == [
+        *batches[:3],
+        None,
+        batches[3],
+    ]
+    assert waiting == batches[4:]
