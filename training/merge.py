@@ -7,7 +7,6 @@ of the data comes from `training.calibration`."""
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
@@ -17,8 +16,7 @@ from typing import Any
 import torch
 
 from recipes import MergeConfig, Recipe, RecipeError
-from recipes.check import MERGE_METHODS, check
-from recipes.loading import fill, parse_yaml, unknown_name
+from recipes.merge_plans import METHOD_OPTIONS, options, planned_merges, resolved
 from training import comerge
 from training.adapters import (
     Adapter,
@@ -40,24 +38,10 @@ from training.joint_tuning import tune_jointly, tuning_config
 from training.least_squares import least_squares, total_gram
 from training.low_rank import Factors, stack, truncate
 from training.pairs import read_split
-from training.peft_merges import PEFT_METHODS, is_random, peft_merge, prunes
+from training.peft_merges import PEFT_METHODS, is_random, peft_merge
 from training.subspace import subspace
 
 PROVENANCE = "coprov2.json"
-_CALIBRATED = ("inputs", "weighted_svd", "calibration_prompts", "calibration_timesteps", "calibration_latents")
-_SILENCING = ("safe_weight", "empty_share", "ridge", "category_weight")
-_DISTILLED = ("distill_steps", "distill_learning_rate", "distill_batch_size", "distill_safe_weight")
-_OPTIONS: dict[str, tuple[str, ...]] = {
-    "comerge": ("unit", "score", "selection", "top_n", "score_prompts", "safe_weight", "empty_share", *_CALIBRATED),
-    "least_squares": (*_SILENCING, "restore", *_CALIBRATED),
-    "constrained": (*_SILENCING, *_CALIBRATED),
-    "distill": (*_SILENCING, "restore", *_DISTILLED, *_CALIBRATED),
-    "subspace": (*_SILENCING, "restore", "others_weight", "sharpness", *_CALIBRATED),
-    "sum": (),
-    **{method: ("density",) if prunes(method) else () for method in PEFT_METHODS},
-}
-# What `best` stands for: the method with the lowest unsafe rate among those that keep what safe prompts show.
-BEST_METHOD = "distill"
 # Fields of the section train that leave no trace in a joint tuning; threads and workers do, in the last bits.
 _INDIFFERENT = ("categories", "save_steps")
 # Goes up when the same options come to give another merge.
@@ -164,44 +148,6 @@ def merge_experts(
     return folders
 
 
-def planned_merges(recipe: Recipe) -> dict[str, MergeConfig]:
-    """Every merge of a recipe with the options it is made with: the recipe's own method first.
-
-    An entry of `merge.compare` is a method, or `method:field=value,field=value` for other options than the recipe's;
-    its name is the entry with dashes for everything else, `comerge-unit-rank` for `comerge:unit=rank`. It takes the
-    recipe's options but for `gain`, which is tuned to a method and so starts at 1, and `tune_steps`, which starts at 0.
-    The names are those of the recipe; the method `best` is resolved in the options.
-
-    Raises:
-        `RecipeError`: for an unknown method, or an unknown or wrong field.
-    """
-    plans = {recipe.merge.method: dataclasses.replace(recipe.merge, compare=[])}
-    for entry in recipe.merge.compare:
-        method, _, rest = entry.partition(":")
-        name = re.sub(r"[^\w.]+", "-", entry).strip("-")
-        where = f"merge.compare, {entry!r}"
-        given: dict[str, Any] = {"gain": 1.0, "tune_steps": 0}
-        for part in filter(None, rest.split(",")):
-            field, equals, value = part.partition("=")
-            if not equals:
-                raise RecipeError(f"{where}: expected method:field=value,field=value, found {part!r}")
-            given[field.strip()] = parse_yaml(value, where)
-        mapping = {**dataclasses.asdict(recipe.merge), "compare": [], **given, "method": method}
-        plans.setdefault(name, fill(MergeConfig, mapping, where, "merge"))
-    for name, config in plans.items():
-        if config.method not in MERGE_METHODS:
-            raise unknown_name("merge.method", config.method, MERGE_METHODS)
-        for field, problem in check(dataclasses.replace(recipe, merge=config)):
-            if field.startswith("merge."):
-                raise RecipeError(f"merge {name}: {field}: {problem}")
-    return {name: resolved(config) for name, config in plans.items()}
-
-
-def resolved(config: MergeConfig) -> MergeConfig:
-    """`config` with the method that `best` stands for; any other one is left as it is."""
-    return dataclasses.replace(config, method=BEST_METHOD) if config.method == "best" else config
-
-
 def merge_layers(
     adapters: Mapping[str, Adapter], config: MergeConfig, calibration: Callable[[], Calibration], seed: int = 0
 ) -> dict[str, Factors]:
@@ -270,11 +216,6 @@ def experts_of(adapters: Mapping[str, Adapter], unit: str = "row") -> dict[str, 
 def _expert(adapter: Adapter, layer: str) -> Factors:
     a, b = adapter.folded_layer(layer)
     return a.float(), b.float()
-
-
-def options(config: MergeConfig) -> dict[str, Any]:
-    """The fields of `config` that change what its method gives."""
-    return {field: getattr(config, field) for field in ("rank", "gain", *_OPTIONS[config.method])}
 
 
 def is_done(folder: Path, fingerprint: str) -> bool:
@@ -449,7 +390,7 @@ def _tuning(recipe: Recipe, config: MergeConfig, calibrations: _Calibrations) ->
 
 
 def _calibrates(method: str) -> bool:
-    return "inputs" in _OPTIONS[method]
+    return "inputs" in METHOD_OPTIONS[method]
 
 
 def load_alike(experts: Mapping[str, Path]) -> dict[str, Adapter]:

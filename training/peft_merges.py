@@ -11,11 +11,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from recipes import RecipeError
+from recipes.merge_plans import PRUNING_METHODS
 from training.adapters import Adapter, load_into, lora_layers
 from training.low_rank import Factors
 
-# What `density` means something to.
-PRUNING_METHODS = ("ties", "dare_linear", "dare_ties", "magnitude_prune")
 # Those of them that keep values drawn by chance.
 _DARE = ("dare_linear", "dare_ties")
 _ON_FACTORS = ("linear", *PRUNING_METHODS)

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from recipes import MergeConfig, Recipe, RecipeError
 from recipes.check import MERGE_METHODS
+from recipes.merge_plans import BEST_METHOD, planned_merges
 from tests.training.merge_world import CATEGORIES, LAYERS, factors, write_dataset, write_experts
 from training import merge_cli
 from training.adapters import WEIGHTS_NAME, Adapter, load_lora, write_adapter
@@ -23,7 +24,7 @@ from training.calibration import calibrate
 from training.calibration_samples import choose_samples
 from training.denoisers import denoiser_for
 from training.low_rank import full
-from training.merge import BEST_METHOD, Shared, merge_experts, merge_layers, planned_merges
+from training.merge import Shared, merge_experts, merge_layers
 from training.peft_merges import PEFT_METHODS, is_random, peft_merge
 
 
