@@ -80,7 +80,8 @@ class Adapter:
         return a, b.to(torch.promote_types(b.dtype, torch.float32)) * self.scaling(layer)
 
     def require_finite(self, told: str) -> None:
-        """Raise an `AdapterError` that names the layer, behind `told`, where a weight is NaN, infinite or no float."""
+        """Raise an `AdapterError` that names the layer, behind `told`, where a weight is NaN, infinite or no float, or
+        would be in float32 with the scaling multiplied in."""
         for name in self.layers:
             for side, tensor in zip("AB", self.layers[name], strict=True):
                 if not tensor.is_floating_point():
@@ -91,6 +92,11 @@ class Adapter:
                         f"{told}: layer {name}: {wrong} of the {tensor.numel()} numbers of {side} are NaN or infinite; "
                         "train it again"
                     )
+            if not all(bool(torch.isfinite(part.float()).all()) for part in self.folded_layer(name)):
+                raise AdapterError(
+                    f"{told}: layer {name}: numbers of {self.alpha[name]:g} / {self.rank(name)} B A are beyond "
+                    "float32; look at its alpha"
+                )
 
 
 class _StoredLayers(Mapping[str, tuple[torch.Tensor, torch.Tensor]]):

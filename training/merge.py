@@ -13,6 +13,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from recipes import MergeConfig, Recipe, RecipeError
@@ -128,7 +129,8 @@ def merge_experts(
         with shared.phase("merge"):
             joint = config.method == "distill"
             one_by_one = dataclasses.replace(config, gain=1.0) if joint else config
-            layers = merged_layers(adapters, one_by_one, partial(calibrations.collect, config), recipe.seed)
+            made = merged_layers(adapters, one_by_one, partial(calibrations.collect, config), recipe.seed)
+            layers = _finite(config.method, made)
             # A merge that is made layer by layer, and not tuned, is written while it is made.
             start = dict(layers) if config.tune_steps or joint else None
             if start is not None and joint:
@@ -141,7 +143,7 @@ def merge_experts(
                 with shared.phase("tune"):
                     start = tune_jointly(recipe, config, start, shared.base, work, fingerprint)
             ordered = ((layer, start[layer]) for layer in sorted_layers(start))
-            rank = write_merge(folder, ordered, told, component)
+            rank = write_merge(folder, _finite(config.method, ordered), told, component)
         written = {"rank": rank, "weights": checksum(folder)}
         content = {**provenance, **written, "fingerprint": fingerprint}
         write_atomically(folder / PROVENANCE, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
@@ -180,11 +182,29 @@ def merged_layers(
     if config.method in PEFT_METHODS:
         by_peft = peft_merge(adapters, config.method, config.rank, config.density, seed)
     for layer in sorted_layers(one.layers, one.component):
-        if by_peft:
-            a, b = truncate(by_peft[layer], config.rank)
-        else:
-            a, b = _merge_layer(layer, {name: _expert(adapters[name], layer) for name in adapters}, config, known)
+        try:
+            if by_peft:
+                a, b = truncate(by_peft[layer], config.rank)
+            else:
+                a, b = _merge_layer(layer, {name: _expert(adapters[name], layer) for name in adapters}, config, known)
+        except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:
+            raise RecipeError(
+                f"merge method {config.method}: layer {layer}: {' '.join(str(error).split())[:160]}; look for numbers "
+                "that are very large, in the experts or in what the base model computes there"
+            ) from None
         yield layer, (a.float(), config.gain * b.float())
+
+
+def _finite(method: str, layers: Iterable[tuple[str, Factors]]) -> Iterator[tuple[str, Factors]]:
+    """The layers of a merge as they come; `RecipeError` for one that holds numbers that are none."""
+    for layer, factors in layers:
+        wrong = sum(part.numel() - int(torch.isfinite(part).sum()) for part in factors)
+        if wrong:
+            raise RecipeError(
+                f"merge method {method}: layer {layer}: {wrong} numbers of the merge are NaN or infinite; look for "
+                "numbers that are very large in the experts, or take another method or a smaller merge.gain"
+            )
+        yield layer, factors
 
 
 def write_merge(

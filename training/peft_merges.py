@@ -88,8 +88,8 @@ def _merged(
     torch.manual_seed(seed)
     try:
         model.base_model.add_weighted_adapter(names, weights, merged, combination_type=method, **options)
-    except ValueError as error:
-        raise RecipeError(f"merge method {method}: {error}") from error
+    except (ValueError, torch.linalg.LinAlgError) as error:
+        raise RecipeError(f"merge method {method}: {' '.join(str(error).split())}") from error
     with torch.no_grad():
         return {
             layer: (a.weight.clone(), b.weight * scaling)

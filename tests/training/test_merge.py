@@ -429,6 +429,43 @@ def test_experts_with_numbers_that_are_none_are_named(tmp_path, world, method, v
     assert not (tmp_path / "merged").exists()
 
 
+@pytest.mark.parametrize("method", ["comerge", "distill", "least_squares", "linear", "sum"])
+def test_merges_with_numbers_that_are_none_are_refused_before_anything_is_written(tmp_path, world, method):
+    recipe = recipe_for(world, method=method, gain=1e39, calibration_prompts=1)
+    with pytest.raises(
+        RecipeError, match=rf"^merge method {method}: layer \S+: \d+ numbers of the merge are NaN"
+    ):
+        merge_experts(recipe, experts_in(world), world / "dataset", tmp_path)
+    assert not list((tmp_path / "merged").glob("*")) + list((tmp_path / "merged").glob(".*"))
+
+
+@pytest.mark.parametrize("method", ["svd", "ties_svd"])
+def test_numbers_that_pefts_svd_does_not_survive_are_told_in_a_line(tmp_path, world, method):
+    huge = {layer: (a * 1e30, b * 1e9) for layer, (a, b) in factors(0).items()}
+    write_adapter(tmp_path / "huge", huge)
+    experts = {**experts_in(world), "violence": tmp_path / "huge"}
+    with pytest.raises(RecipeError, match=rf"^merge method {method}: [^\n]+$"):
+        merge_experts(recipe_for(world, method=method), experts, world / "dataset", tmp_path)
+
+
+def test_a_layer_that_cannot_be_solved_is_named(tmp_path, world, monkeypatch):
+    def unsolvable(*args, **options):
+        return torch.linalg.cholesky(-torch.eye(3))
+
+    monkeypatch.setattr("training.merge.least_squares", unsolvable)
+    recipe = recipe_for(world, method="least_squares", calibration_prompts=1)
+    first = sorted(LAYERS)[0]
+    with pytest.raises(RecipeError, match=rf"^merge method least_squares: layer {first}: linalg.cholesky[^\n]+$"):
+        merge_experts(recipe, experts_in(world), world / "dataset", tmp_path)
+
+
+def test_an_expert_whose_scaling_leaves_float32_is_named(tmp_path, world):
+    write_adapter(tmp_path / "loud", factors(0), alpha=1e60)
+    experts = {**experts_in(world), "violence": tmp_path / "loud"}
+    with pytest.raises(RecipeError, match=r"^expert violence: layer \S+: numbers of 1e\+60 / 4 B A are beyond float32"):
+        merge_experts(recipe_for(world, method="sum"), experts, world / "dataset", tmp_path)
+
+
 def test_an_expert_in_pefts_own_files_merges_as_the_same_one_in_diffusers(tmp_path, world):
     experts = experts_in(world)
     first = next(iter(experts))
