@@ -18,6 +18,7 @@ import torch
 
 from recipes import MergeConfig, Recipe, RecipeError
 from recipes.merge_plans import METHOD_OPTIONS, options, planned_merges, resolved
+from recipes.writing import clear_parts
 from training import comerge
 from training.adapters import (
     Adapter,
@@ -124,6 +125,7 @@ def merge_experts(
             continue
         # A folder that is half new must not pass for done.
         (folder / PROVENANCE).unlink(missing_ok=True)
+        clear_parts(folder)
         told = {"coprov2": f"{config.method} of {', '.join(adapters)}"}
         component = next(iter(adapters.values())).component
         with shared.phase("merge"):

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import subprocess
 from contextlib import nullcontext
 from itertools import pairwise
 
@@ -464,6 +465,16 @@ def test_an_expert_whose_scaling_leaves_float32_is_named(tmp_path, world):
     experts = {**experts_in(world), "violence": tmp_path / "loud"}
     with pytest.raises(RecipeError, match=r"^expert violence: layer \S+: numbers of 1e\+60 / 4 B A are beyond float32"):
         merge_experts(recipe_for(world, method="sum"), experts, world / "dataset", tmp_path)
+
+
+def test_what_a_killed_merge_left_is_cleared(tmp_path, world):
+    child = subprocess.Popen(["true"])
+    child.wait()
+    (tmp_path / "merged").mkdir()
+    for name in (f".{WEIGHTS_NAME}.{child.pid}.data.part", f".coprov2.json.{child.pid}.part"):
+        (tmp_path / "merged" / name).write_bytes(b"half")
+    merge_experts(recipe_for(world, method="sum"), experts_in(world), world / "dataset", tmp_path)
+    assert {path.name for path in (tmp_path / "merged").iterdir()} == {WEIGHTS_NAME, "coprov2.json"}
 
 
 def test_an_expert_in_pefts_own_files_merges_as_the_same_one_in_diffusers(tmp_path, world):
