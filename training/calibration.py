@@ -146,7 +146,8 @@ def modules_of(network: nn.Module, layers: Mapping[str, Factors]) -> dict[str, n
     """
     modules, found = dict(network.named_modules()), {}
     for name, (a, b) in layers.items():
-        module = modules.get(name)
+        # Encoders had one more module around theirs once, and files of that time name it.
+        module = modules.get(name) or modules.get(name.replace(".text_model.", ".", 1))
         if not isinstance(module, nn.Linear) or (module.out_features, module.in_features) != (len(b), a.shape[1]):
             raise RecipeError(
                 f"layer {name} of the experts ({a.shape[1]} to {len(b)}) does not fit the base model, which has "

@@ -433,9 +433,7 @@ def test_experts_with_numbers_that_are_none_are_named(tmp_path, world, method, v
 @pytest.mark.parametrize("method", ["comerge", "distill", "least_squares", "linear", "sum"])
 def test_merges_with_numbers_that_are_none_are_refused_before_anything_is_written(tmp_path, world, method):
     recipe = recipe_for(world, method=method, gain=1e39, calibration_prompts=1)
-    with pytest.raises(
-        RecipeError, match=rf"^merge method {method}: layer \S+: \d+ numbers of the merge are NaN"
-    ):
+    with pytest.raises(RecipeError, match=rf"^merge method {method}: layer \S+: \d+ numbers of the merge are NaN"):
         merge_experts(recipe, experts_in(world), world / "dataset", tmp_path)
     assert not list((tmp_path / "merged").glob("*")) + list((tmp_path / "merged").glob(".*"))
 
