@@ -5,7 +5,7 @@ not grow with the number of prompts. What is done with the sums is left to `trai
 `training.least_squares`."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -268,7 +268,7 @@ def calibrate(
     statistics: dict[str, Any] = {}
     with _hooked(unet, experts) as layers, torch.no_grad():
         sums = {kind: GramSums(layers.names, _stacked(experts) if kind == "projected" else None) for kind in seconds}
-        work = _batches(samples, calibration_timesteps(layers.names, config), batch_size)
+        work = _batches(samples, calibration_timesteps(unet, layers.names, config), batch_size)
         total = sum(len(batch) for _, batch, _ in work)
         with tqdm(total=total, desc="calibrate", unit="input") as progress:
             for group, batch, timestep in work:
@@ -306,15 +306,29 @@ def calibrate(
         return Calibration({layer: _on_cpu(statistics[layer]) for layer in layers.names}, **means)
 
 
-def calibration_timesteps(layers: Sequence[str], config: MergeConfig) -> list[int]:
+def calibration_timesteps(network: nn.Module, layers: Sequence[str], config: MergeConfig) -> list[int]:
     """The timesteps to run: the first alone where every layer sees nothing but the prompt or its embedding."""
-    prompt_only = all(map(sees_prompt_alone, layers))
+    prompt_only = set(layers) <= see_prompt_alone(network, layers)
     return config.calibration_timesteps[:1] if prompt_only else list(config.calibration_timesteps)
 
 
-def sees_prompt_alone(layer: str) -> bool:
-    """Whether a layer of an adapter is fed nothing but the prompt, or its embedding."""
-    return in_text_encoder(layer) or layer.endswith(("attn2.to_k", "attn2.to_v"))
+def see_prompt_alone(network: nn.Module, layers: Iterable[str]) -> set[str]:
+    """Those of an adapter's layers that are fed nothing but the prompt, or its embedding.
+
+    Besides the text encoders' they are keys and values of cross-attention, which its module knows of itself: the
+    `attn2` of a UNet is one, that of Stable Diffusion 3.5 a second self-attention.
+
+    Args:
+        network (`nn.Module`): holds the layers of the denoiser; see `adapted_networks`.
+        layers (`Iterable[str]`): names as in `Adapter`.
+    """
+    crossing = {
+        f"{name}.{end}"
+        for name, module in network.named_modules()
+        if getattr(module, "is_cross_attention", False)
+        for end in ("to_k", "to_v")
+    }
+    return {layer for layer in layers if in_text_encoder(layer) or layer in crossing}
 
 
 def _batches(samples: Sequence[Sample], timesteps: Sequence[int], size: int) -> list[tuple[str, list[Sample], int]]:

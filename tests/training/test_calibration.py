@@ -5,13 +5,14 @@ import itertools
 
 import pytest
 import torch
+from diffusers import SD3Transformer2DModel
 from torch import nn
 
 from recipes import MergeConfig, RecipeError
 from tests.training.merge_world import CATEGORIES, LAYERS, factors, write_dataset
 from tests.training.test_comerge import brute_force
 from training import comerge
-from training.calibration import SECONDS, base_forward, calibrate
+from training.calibration import SECONDS, base_forward, calibrate, calibration_timesteps, see_prompt_alone
 from training.calibration_samples import Sample, choose_samples
 from training.comerge import Statistics, activations
 from training.denoisers import denoiser_for
@@ -238,6 +239,27 @@ def test_prompt_only_layers_are_run_at_one_timestep(tmp_path, tiny_pipeline):
     found = calibrate(denoiser.model, counted, experts, samples, MergeConfig(calibration_timesteps=[300, 600]))
     assert set(ran) == {300}
     assert found.statistics[key].inputs == 4
+
+
+def test_which_layers_see_the_prompt_alone_is_asked_of_the_modules(tiny_pipeline):
+    """`attn2` is cross-attention in a UNet, and in Stable Diffusion 3.5 a second self-attention."""
+    ends = ("attn1.to_k", "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
+    block = "down_blocks.1.attentions.0.transformer_blocks.0"
+    layers = [f"{block}.{end}" for end in ends]
+    encoder = "text_encoder.encoder.layers.0.self_attn.k_proj"
+    found = see_prompt_alone(tiny_pipeline.unet, [*layers, encoder])
+    assert found == {f"{block}.attn2.to_k", f"{block}.attn2.to_v", encoder}
+    transformer = SD3Transformer2DModel(
+        sample_size=8, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=16, caption_projection_dim=16, pooled_projection_dim=16, pos_embed_max_size=16,
+        dual_attention_layers=(0,),
+    )  # fmt: skip
+    dual = [f"transformer_blocks.0.attn2.{end}" for end in ("to_k", "to_v")]
+    assert set(dual) <= dict(transformer.named_modules()).keys()
+    assert not see_prompt_alone(transformer, dual)
+    config = MergeConfig(calibration_timesteps=[300, 600])
+    assert calibration_timesteps(transformer, dual, config) == [300, 600]
+    assert calibration_timesteps(tiny_pipeline.unet, sorted(found), config) == [300]
 
 
 @pytest.mark.parametrize("unit", comerge.UNITS)
