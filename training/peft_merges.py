@@ -65,8 +65,9 @@ def _merged(
     adapters: Mapping[str, Adapter], method: str, rank: int | None, density: float, seed: int
 ) -> dict[str, Factors]:
     model = None
-    # Draws are made layer by layer and expert by expert, in the order in which peft meets them.
-    adapters = {name: adapters[name] for name in sorted(adapters)}
+    # Draws are made layer by layer and expert by expert, in the order in which peft meets them. A folder's name may
+    # hold a dot, or be that of an attribute, which no module can be called.
+    adapters = {f"expert{place}": adapters[name] for place, name in enumerate(sorted(adapters))}
     for name, adapter in adapters.items():
         config = _lora_config(adapter)
         if model is None:
@@ -82,7 +83,6 @@ def _merged(
         _check_rank(adapters, method, rank)
     if prunes(method):
         options["density"] = density
-    # The name of a category cannot hold a space, so it is free.
     merged = "the merge"
     weights = [1.0] * len(names)
     torch.manual_seed(seed)

@@ -495,3 +495,65 @@ def test_an_expert_in_pefts_own_files_merges_as_the_same_one_in_diffusers(tmp_pa
         for index, of in enumerate((experts[first], folder))
     ]
     assert (made[0] / WEIGHTS_NAME).read_bytes() == (made[1] / WEIGHTS_NAME).read_bytes()
+
+
+def app_of_merge():
+    app = typer.Typer()
+    merge_cli.register(app)
+    app.callback()(lambda: None)
+    return app
+
+
+def as_peft(folder, to):
+    """An expert in peft's own files."""
+    adapter = load_lora(folder)
+    to.mkdir(parents=True)
+    tensors = {
+        f"base_model.model.{layer}.lora_{side}.weight": tensor
+        for layer, both in adapter.layers.items()
+        for side, tensor in zip("AB", both, strict=True)
+    }
+    save_file(tensors, to / "adapter_model.safetensors")
+    (to / "adapter_config.json").write_text(json.dumps({"lora_alpha": next(iter(adapter.alpha.values()))}))
+
+
+def test_the_verb_takes_experts_in_other_files_and_says_which(tmp_path, world):
+    (tmp_path / "experts" / "none").mkdir(parents=True)
+    (tmp_path / "experts" / "notes.txt").write_text("")
+    first, second = CATEGORIES
+    as_peft(world / "experts" / first, tmp_path / "experts" / first)
+    write_adapter(tmp_path / "experts" / second, load_lora(world / "experts" / second).folded())
+    (tmp_path / "experts" / second / WEIGHTS_NAME).rename(tmp_path / "experts" / second / "of_a_script.safetensors")
+    sets = [f"merge.{field}" for field in ("compare=[]", "tune_steps=0", "method=sum")]
+    options = [part for value in sets for part in ("--set", value)]
+    done = CliRunner().invoke(app_of_merge(), ["merge", "--out", str(tmp_path), *options])
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines()[0] == (
+        "experts: self_harm (adapter_model.safetensors), violence (of_a_script.safetensors); no adapter in none"
+    )
+    merged = merge_experts(recipe_for(world, method="sum"), experts_in(world), world / "dataset", tmp_path / "plain")
+    expected = deltas(merged["sum"])
+    for layer, delta in deltas(tmp_path / "merged").items():
+        torch.testing.assert_close(delta, expected[layer], atol=1e-5, rtol=1e-5)
+
+
+def test_an_alpha_that_changes_in_pefts_config_makes_the_merge_anew(tmp_path, world):
+    experts = experts_in(world)
+    as_peft(experts["violence"], tmp_path / "peft")
+    recipe, taken = recipe_for(world, method="sum"), {**experts, "violence": tmp_path / "peft"}
+    before = deltas(merge_experts(recipe, taken, world / "dataset", tmp_path)["sum"])
+    (tmp_path / "peft" / "adapter_config.json").write_text('{"lora_alpha": 12}')
+    after = deltas(merge_experts(recipe, taken, world / "dataset", tmp_path)["sum"])
+    alone = deltas(experts["violence"])
+    for layer, delta in after.items():
+        torch.testing.assert_close(delta, before[layer] + alone[layer], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["v1.5 of hate", "forward", "keys"])
+@pytest.mark.parametrize("method", ["linear", "svd"])
+def test_experts_may_be_called_what_no_module_can(world, method, name):
+    adapters = {category: load_lora(folder) for category, folder in experts_in(world).items()}
+    expected = merge_layers(adapters, MergeConfig(method=method), no_calibration)
+    called = {name: adapters["self_harm"], "violence": adapters["violence"]}
+    for layer, product in merge_layers(called, MergeConfig(method=method), no_calibration).items():
+        torch.testing.assert_close(full(product), full(expected[layer]))
