@@ -19,7 +19,7 @@ from recipes import MergeConfig, RecipeError
 from training.adapters import Adapter, in_text_encoder
 from training.calibration_samples import EMPTY, SIDES, Sample
 from training.comerge import Statistics, Unit, WeightSums, activations, input_sizes
-from training.denoisers import Denoiser
+from training.denoisers import Denoiser, DenoiserError
 from training.low_rank import Factors, stack
 
 INPUTS = ("base", "own")
@@ -89,7 +89,11 @@ def base_forward(
         if sample.key not in clean:
             if sample.image is None:
                 raise RecipeError(f"{sample.key}: no picture to calibrate on; set merge.calibration_latents=noise")
-            clean[sample.key] = denoiser.latents(denoiser.encode_images([sample.image], resolution), None)[0]
+            try:
+                moments = denoiser.encode_images([sample.image], resolution)
+            except DenoiserError as error:
+                raise RecipeError(f"{sample.key}: {error}") from error
+            clean[sample.key] = denoiser.latents(moments, None)[0]
         return clean[sample.key]
 
     def forward(batch: Sequence[Sample], timestep: int) -> None:
@@ -98,9 +102,16 @@ def base_forward(
             raise RecipeError(f"merge.calibration_timesteps has {timestep}; it must be from 0 to {last}")
         timesteps = torch.full((len(batch),), timestep)
         if latents == "image":
-            means = torch.stack([encode(sample) for sample in batch])
-            shape = means.shape[1:]
+            listed = [encode(sample) for sample in batch]
             sizes = [sample.image.size for sample in batch if sample.image is not None]
+            for sample, mean, size in zip(batch, listed, sizes, strict=True):
+                if mean.shape != listed[0].shape:
+                    raise RecipeError(
+                        f"{sample.key}: its picture has {size[0]}x{size[1]} pixels, that of {batch[0].key} has "
+                        f"{sizes[0][0]}x{sizes[0][1]}; set train.resolution, to which all are brought"
+                    )
+            means = torch.stack(listed)
+            shape = means.shape[1:]
             told = denoiser.image_conditioning(sizes, resolution)
         else:
             shape = torch.Size(denoiser.latents_shape)
