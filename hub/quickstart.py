@@ -66,7 +66,7 @@ def _merge(run: Run) -> None:
 
 def _evaluate(run: Run) -> None:
     from evaluation.evaluate import evaluate
-    from training.merge import planned_merges
+    from recipes.merge_plans import planned_merges
 
     adapters: dict[str, Path | None] = {"base": None, "merged": run.out / "merged"}
     for name in planned_merges(run.recipe):

@@ -113,6 +113,13 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
         set_field(recipe, override, sources)
     for name, problem in check(recipe):
         raise RecipeError(f"{sources.get(name, path)}: {name}: {problem}")
+    # It fills sections itself.
+    from recipes.merge_plans import planned_merges
+
+    try:
+        planned_merges(recipe)
+    except RecipeError as error:
+        raise RecipeError(f"{sources.get('merge.compare', path)}: {error}") from None
     return recipe
 
 

@@ -361,8 +361,8 @@ class MergeConfig:
 
     Args:
         method (`str`, *optional*, defaults to `"comerge"`): comerge, least_squares, constrained, subspace, distill, sum
-            (of the experts), best (the one that `training/merge.py` names), or one of peft's: linear, cat, svd, ties,
-            dare_linear, dare_ties, magnitude_prune, the last four also with `_svd` behind the name.
+            (of the experts), best (the one that `recipes/merge_plans.py` names), or one of peft's: linear, cat, svd,
+            ties, dare_linear, dare_ties, magnitude_prune, the last four also with `_svd` behind the name.
         compare (`list[str]`): further merges, evaluated beside it: a method, or `method:field=value,field=value` for
             other options than this section's. `gain` is tuned to a method, so a compared one starts at 1; its
             `tune_steps` start at 0.

@@ -4,6 +4,7 @@ What stands in a file is the callers' concern. This is here because every other 
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,25 @@ def write_whole(path: Path, content: bytes | str, many_writers: bool = False) ->
     """
     with whole_file(path, many_writers) as part:
         part.write_bytes(content.encode("utf8") if isinstance(content, str) else content)
+
+
+def clear_parts(folder: Path) -> None:
+    """Remove the temporary files that killed processes of this machine left in `folder` (`many_writers` of
+    [`whole_file`]); those of processes that run are theirs."""
+    for part in folder.glob(".*.part"):
+        writer = re.search(r"\.(\d+)(\.data)?\.part$", part.name)
+        if writer is not None and not _runs(int(writer[1])):
+            part.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -23,22 +23,31 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from recipes import RecipeError
 from recipes.writing import whole_file, write_whole
+from training.lora_formats import (
+    KEY,
+    PEFT_CONFIG,
+    PEFT_WEIGHTS,
+    WEIGHTS_NAME,
+    AdapterError,
+    alpha_of,
+    component_of_peft,
+    converted,
+    peft_config,
+    read_json_object,
+    require_dtype,
+    require_module_names,
+    require_plain,
+    weights_file,
+)
 from training.policy import Policy
 
-WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 # What a pipeline calls the network that the layers are of: the first part of every key.
 COMPONENTS = ("unet", "transformer")
 # Text encoders, whose layers may stand beside those of the denoiser.
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 # Keys of the safetensors header: what diffusers hands to `LoraConfig`, and the tensor framework.
 _CONFIG_KEY, _FORMAT_KEY = "lora_adapter_metadata", "format"
-_KEY = re.compile(r"^(?P<layer>.+)\.lora_(?P<side>[AB])\.weight$")
-
-
-class AdapterError(RecipeError):
-    """A folder is not a LoRA adapter, or the adapter does not fit the model."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,8 @@ class Adapter:
         return a, b.to(torch.promote_types(b.dtype, torch.float32)) * self.scaling(layer)
 
     def require_finite(self, told: str) -> None:
-        """Raise an `AdapterError` that names the layer, behind `told`, where a weight is NaN, infinite or no float."""
+        """Raise an `AdapterError` that names the layer, behind `told`, where a weight is NaN, infinite or no float, or
+        would be in float32 with the scaling multiplied in."""
         for name in self.layers:
             for side, tensor in zip("AB", self.layers[name], strict=True):
                 if not tensor.is_floating_point():
@@ -91,6 +101,11 @@ class Adapter:
                         f"{told}: layer {name}: {wrong} of the {tensor.numel()} numbers of {side} are NaN or infinite; "
                         "train it again"
                     )
+            if not all(bool(torch.isfinite(part.float()).all()) for part in self.folded_layer(name)):
+                raise AdapterError(
+                    f"{told}: layer {name}: numbers of {self.alpha[name]:g} / {self.rank(name)} B A are beyond "
+                    "float32; look at its alpha"
+                )
 
 
 class _StoredLayers(Mapping[str, tuple[torch.Tensor, torch.Tensor]]):
@@ -113,6 +128,11 @@ class _StoredLayers(Mapping[str, tuple[torch.Tensor, torch.Tensor]]):
         """Of A and of B, from the header alone."""
         a, b = self._keys[layer]
         return self._file.get_slice(a).get_shape(), self._file.get_slice(b).get_shape()
+
+    def dtypes(self, layer: str) -> tuple[str, str]:
+        """Of A and of B, in safetensors' words."""
+        a, b = self._keys[layer]
+        return self._file.get_slice(a).get_dtype(), self._file.get_slice(b).get_dtype()
 
 
 class _Header:
@@ -273,9 +293,10 @@ def load_lora(folder: str | Path) -> Adapter:
 def open_lora(folder: str | Path) -> Adapter:
     """Open an adapter folder (or file); a layer's tensors are read when it is asked for.
 
-    diffusers' file is looked for first, then peft's (`adapter_model.safetensors` and `adapter_config.json`). A file
-    that names no alpha has alpha = rank, which is what diffusers takes then too. The component is the first part of
-    diffusers' keys; of a peft folder it follows from the class of the base model.
+    diffusers' file is looked for first, then peft's (`adapter_model.safetensors` and `adapter_config.json`), then any
+    other; files of older scripts and of kohya's are converted, see `training.lora_formats`. A file that names no alpha
+    has alpha = rank, which is what diffusers takes then too. The component is the first part of diffusers' keys; of a
+    peft folder it follows from the class of the base model.
 
     Args:
         folder (`str` or `Path`): the folder, or the weights file itself.
@@ -287,28 +308,26 @@ def open_lora(folder: str | Path) -> Adapter:
         `AdapterError`: if there is no such file, or it holds anything but linear LoRA layers of one denoiser and of
             its text encoders.
     """
-    folder = Path(folder)
-    path = folder if folder.is_file() else folder / WEIGHTS_NAME
+    path = weights_file(folder)
+    if path is None:
+        raise AdapterError(f"{folder}: no {WEIGHTS_NAME} there; train or merge first, or name an adapter's folder")
     prefix, config, packed = "", None, None
     component: str | None = None
-    if not path.is_file() and (folder / "adapter_model.safetensors").is_file():
-        path, prefix = folder / "adapter_model.safetensors", "base_model.model."
-        config = _peft_config(folder / "adapter_config.json")
-        base = (config.get("auto_mapping") or {}).get("base_model_class") or ""
-        component = "transformer" if "Transformer" in base else "unet"
-    if not path.is_file():
-        raise AdapterError(f"{folder}: no {WEIGHTS_NAME} there; train or merge first, or name an adapter's folder")
+    if path.name == PEFT_WEIGHTS:
+        prefix, config = "base_model.model.", peft_config(path.with_name(PEFT_CONFIG))
     try:
-        file = safe_open(path, framework="pt")
+        file: Any = safe_open(path, framework="pt")
     except (OSError, SafetensorError) as error:
         raise AdapterError(
             f"{path}: not a whole safetensors file ({str(error)[:160]}); train or fetch it again"
         ) from None
     header = dict(file.metadata() or {})
+    if config is None and any(KEY.match(key) is None for key in file.keys()):  # noqa: SIM118 (it is no mapping)
+        file = converted(file, str(path))
     sides: dict[str, dict[str, str]] = {}
-    for key in file.keys():  # noqa: SIM118 (a safe_open file is no mapping)
-        match = _KEY.match(key)
-        if component is None and key.partition(".")[0] in COMPONENTS:
+    for key in file.keys():  # noqa: SIM118
+        match = KEY.match(key)
+        if config is None and component is None and key.partition(".")[0] in COMPONENTS:
             component = key.partition(".")[0]
             prefix = f"{component}."
         of_denoiser = bool(prefix) and key.startswith(prefix)
@@ -317,27 +336,35 @@ def open_lora(folder: str | Path) -> Adapter:
             raise AdapterError(f"{path}: tensor {key!r}, expected {expected}<layer>.lora_A.weight or lora_B.weight")
         layer = match["layer"].removeprefix(prefix) if of_denoiser else match["layer"]
         sides.setdefault(layer, {})[match["side"]] = key
-    if sides and all(in_text_encoder(layer) for layer in sides):
+    if not sides:
+        raise AdapterError(f"{path}: holds no layer, expected <layer>.lora_A.weight and lora_B.weight")
+    if all(in_text_encoder(layer) for layer in sides):
         raise AdapterError(f"{path}: layers of text encoders alone, expected {_either(COMPONENTS)} beside them")
+    require_module_names(sides, str(path))
     halves = sorted(name for name, both in sides.items() if len(both) != 2)
-    if halves or not sides:
+    if halves:
         raise AdapterError(f"{path}: layers {halves} have only one of lora_A and lora_B")
-    if config is None and _CONFIG_KEY in header:
-        packed = _json_object(header[_CONFIG_KEY], f"{path}: {_CONFIG_KEY} of its header")
+    if config is not None:
+        component = component_of_peft(config, sides, str(path))
+    elif _CONFIG_KEY in header:
+        packed = read_json_object(header[_CONFIG_KEY], f"{path}: {_CONFIG_KEY} of its header")
     layers = _StoredLayers(file, {name: (sides[name]["A"], sides[name]["B"]) for name in sorted(sides)})
     alpha = {}
     for name in layers:
         a, b = layers.shapes(name)
-        if not (len(a) == len(b) == 2 and a[0] == b[1] >= 1):
+        if not (len(a) == len(b) == 2 and a[0] == b[1] >= 1 and min(a[1], b[0]) >= 1):
             raise AdapterError(
                 f"{path}: layer {name}: A of {a} and B of {b}, expected (r, in) and (out, r) with r from 1"
             )
+        for side, dtype in zip("AB", layers.dtypes(name), strict=True):
+            require_dtype(dtype, f"{path}: layer {name}: {side}")
         owner, own_name = _place(name, component or "unet")
         if packed is not None:
             config = {key.partition(".")[2]: value for key, value in packed.items() if key.startswith(f"{owner}.")}
+            require_plain(config, f"{path}: {_CONFIG_KEY} of its header")
         try:
-            alpha[name] = _alpha_of(own_name, a[0], config)
-        except (TypeError, ValueError, AttributeError, re.error) as error:
+            alpha[name] = alpha_of(own_name, a[0], config)
+        except (TypeError, ValueError, AttributeError, OverflowError, re.error) as error:
             raise AdapterError(f"{path}: layer {name}: its alpha cannot be read ({str(error)[:160]})") from None
         if not math.isfinite(alpha[name]):
             raise AdapterError(f"{path}: layer {name}: found the alpha {alpha[name]}, expected a finite number")
@@ -392,11 +419,14 @@ def lora_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, tu
 
 
 def checksum(folder: str | Path) -> str:
-    """SHA-256 of the weights file that `open_lora` reads of an adapter folder, in hex."""
-    path = Path(folder) / WEIGHTS_NAME
-    peft = Path(folder) / "adapter_model.safetensors"
-    with (path if path.is_file() or not peft.is_file() else peft).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of what `open_lora` reads of an adapter folder, in hex: of the weights file, and of peft's config where
+    it says what the weights are."""
+    path = weights_file(folder) or Path(folder) / WEIGHTS_NAME
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    if path.name == PEFT_WEIGHTS:
+        digest.update(path.with_name(PEFT_CONFIG).read_bytes())
+    return digest.hexdigest()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -436,33 +466,6 @@ def _lora_config(ranks: dict[str, int], alphas: dict[str, float], component: str
         "bias": "none",
     }
     return {f"{component}.{key}": value for key, value in config.items()}
-
-
-def _peft_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise AdapterError(f"{path}: no such file; peft's folders have it beside adapter_model.safetensors")
-    return _json_object(path.read_bytes(), str(path))
-
-
-def _json_object(text: str | bytes, where: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise AdapterError(f"{where}: not JSON ({str(error)[:160]})") from None
-    if not isinstance(found, dict):
-        raise AdapterError(f"{where}: found {type(found).__name__}, expected a JSON object")
-    return found
-
-
-def _alpha_of(name: str, rank: int, config: dict[str, Any] | None) -> float:
-    if config is None:
-        return float(rank)
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        # As in peft.utils.other.get_pattern_key.
-        if re.match(pattern if pattern.startswith("^") else rf"(.*\.)?({pattern})$", name):
-            return float(value)
-    alpha = config.get("lora_alpha")
-    return float(rank if alpha is None else alpha)
 
 
 def _serialise(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:

@@ -5,7 +5,7 @@ not grow with the number of prompts. What is done with the sums is left to `trai
 `training.least_squares`."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -19,7 +19,7 @@ from recipes import MergeConfig, RecipeError
 from training.adapters import Adapter, in_text_encoder
 from training.calibration_samples import EMPTY, SIDES, Sample
 from training.comerge import Statistics, Unit, WeightSums, activations, input_sizes
-from training.denoisers import Denoiser
+from training.denoisers import Denoiser, DenoiserError
 from training.low_rank import Factors, stack
 
 INPUTS = ("base", "own")
@@ -89,7 +89,11 @@ def base_forward(
         if sample.key not in clean:
             if sample.image is None:
                 raise RecipeError(f"{sample.key}: no picture to calibrate on; set merge.calibration_latents=noise")
-            clean[sample.key] = denoiser.latents(denoiser.encode_images([sample.image], resolution), None)[0]
+            try:
+                moments = denoiser.encode_images([sample.image], resolution)
+            except DenoiserError as error:
+                raise RecipeError(f"{sample.key}: {error}") from error
+            clean[sample.key] = denoiser.latents(moments, None)[0]
         return clean[sample.key]
 
     def forward(batch: Sequence[Sample], timestep: int) -> None:
@@ -98,9 +102,16 @@ def base_forward(
             raise RecipeError(f"merge.calibration_timesteps has {timestep}; it must be from 0 to {last}")
         timesteps = torch.full((len(batch),), timestep)
         if latents == "image":
-            means = torch.stack([encode(sample) for sample in batch])
-            shape = means.shape[1:]
+            listed = [encode(sample) for sample in batch]
             sizes = [sample.image.size for sample in batch if sample.image is not None]
+            for sample, mean, size in zip(batch, listed, sizes, strict=True):
+                if mean.shape != listed[0].shape:
+                    raise RecipeError(
+                        f"{sample.key}: its picture has {size[0]}x{size[1]} pixels, that of {batch[0].key} has "
+                        f"{sizes[0][0]}x{sizes[0][1]}; set train.resolution, to which all are brought"
+                    )
+            means = torch.stack(listed)
+            shape = means.shape[1:]
             told = denoiser.image_conditioning(sizes, resolution)
         else:
             shape = torch.Size(denoiser.latents_shape)
@@ -146,7 +157,8 @@ def modules_of(network: nn.Module, layers: Mapping[str, Factors]) -> dict[str, n
     """
     modules, found = dict(network.named_modules()), {}
     for name, (a, b) in layers.items():
-        module = modules.get(name)
+        # Encoders had one more module around theirs once, and files of that time name it.
+        module = modules.get(name) or modules.get(name.replace(".text_model.", ".", 1))
         if not isinstance(module, nn.Linear) or (module.out_features, module.in_features) != (len(b), a.shape[1]):
             raise RecipeError(
                 f"layer {name} of the experts ({a.shape[1]} to {len(b)}) does not fit the base model, which has "
@@ -267,7 +279,7 @@ def calibrate(
     statistics: dict[str, Any] = {}
     with _hooked(unet, experts) as layers, torch.no_grad():
         sums = {kind: GramSums(layers.names, _stacked(experts) if kind == "projected" else None) for kind in seconds}
-        work = _batches(samples, calibration_timesteps(layers.names, config), batch_size)
+        work = _batches(samples, calibration_timesteps(unet, layers.names, config), batch_size)
         total = sum(len(batch) for _, batch, _ in work)
         with tqdm(total=total, desc="calibrate", unit="input") as progress:
             for group, batch, timestep in work:
@@ -305,15 +317,29 @@ def calibrate(
         return Calibration({layer: _on_cpu(statistics[layer]) for layer in layers.names}, **means)
 
 
-def calibration_timesteps(layers: Sequence[str], config: MergeConfig) -> list[int]:
+def calibration_timesteps(network: nn.Module, layers: Sequence[str], config: MergeConfig) -> list[int]:
     """The timesteps to run: the first alone where every layer sees nothing but the prompt or its embedding."""
-    prompt_only = all(map(sees_prompt_alone, layers))
+    prompt_only = set(layers) <= see_prompt_alone(network, layers)
     return config.calibration_timesteps[:1] if prompt_only else list(config.calibration_timesteps)
 
 
-def sees_prompt_alone(layer: str) -> bool:
-    """Whether a layer of an adapter is fed nothing but the prompt, or its embedding."""
-    return in_text_encoder(layer) or layer.endswith(("attn2.to_k", "attn2.to_v"))
+def see_prompt_alone(network: nn.Module, layers: Iterable[str]) -> set[str]:
+    """Those of an adapter's layers that are fed nothing but the prompt, or its embedding.
+
+    Besides the text encoders' they are keys and values of cross-attention, which its module knows of itself: the
+    `attn2` of a UNet is one, that of Stable Diffusion 3.5 a second self-attention.
+
+    Args:
+        network (`nn.Module`): holds the layers of the denoiser; see `adapted_networks`.
+        layers (`Iterable[str]`): names as in `Adapter`.
+    """
+    crossing = {
+        f"{name}.{end}"
+        for name, module in network.named_modules()
+        if getattr(module, "is_cross_attention", False)
+        for end in ("to_k", "to_v")
+    }
+    return {layer for layer in layers if in_text_encoder(layer) or layer in crossing}
 
 
 def _batches(samples: Sequence[Sample], timesteps: Sequence[int], size: int) -> list[tuple[str, list[Sample], int]]:

@@ -7,14 +7,19 @@ import numpy as np
 import torch
 from scipy.optimize import lsq_linear
 from torch import Tensor
+from transformers.utils import logging
 
 from training.least_squares import CategoryWeight, category_weights, ridge_term, total_gram
 from training.low_rank import Factors, stack
+
+logger = logging.get_logger(__name__)
 
 # No part of the merge is longer than this many times what its expert alone would take.
 MOST = 10.0
 # Eigenvalues of the experts' correlations below the first are rounding, and so are shares below the second.
 _ROUNDING, _NO_SHARE = 1e-12, 1e-9
+# The library's own bound is the number of experts, which an active set of many contradicting ones goes past.
+_ITERATIONS = 1000
 
 
 def constrained(
@@ -99,6 +104,8 @@ def _multipliers(halves: Sequence[Tensor], ups: Sequence[Tensor], energies: Sequ
         ]
     )
     wanted = np.array(energies)
+    if not (np.isfinite(normal).all() and np.isfinite(wanted).all()):
+        raise np.linalg.LinAlgError("what the experts do to their inputs is beyond float64")
     lengths = np.sqrt(normal.diagonal().clip(min=0))
     # An expert of next to nothing beside the others is noise of the arithmetic, and has no direction.
     active = (lengths > 0) & (wanted > np.finfo(float).tiny)
@@ -111,6 +118,12 @@ def _multipliers(halves: Sequence[Tensor], ups: Sequence[Tensor], energies: Sequ
         # Parts that coincide share the work evenly: what their difference seems to be asked for is rounding.
         turned[(values < _ROUNDING) & (np.abs(turned) < _NO_SHARE * np.linalg.norm(target))] = 0.0
         bounds = (-MOST * target, MOST * target)
-        found = lsq_linear(roots[:, None] * vectors.T, turned / roots, bounds, method="bvls", tol=1e-14)
+        root = roots[:, None] * vectors.T
+        found = lsq_linear(root, turned / roots, bounds, method="bvls", tol=1e-14, max_iter=_ITERATIONS)
+        if not found.success:
+            logger.warning(
+                f"constrained: the shares of {int(active.sum())} experts are not settled after {_ITERATIONS} "
+                f"iterations (optimality {found.optimality:.1e}); the layer's merge is near the constrained one"
+            )
         result[active] = found.x / scale
     return [float(multiplier) for multiplier in result]

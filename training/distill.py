@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from recipes import MergeConfig
 from training.adapters import in_text_encoder
-from training.calibration import Experts, modules_of, sees_prompt_alone, with_text_encoders
+from training.calibration import Experts, modules_of, see_prompt_alone, with_text_encoders
 from training.calibration_samples import Sample
 from training.denoisers import Denoiser
 from training.draws import seed_of
@@ -52,8 +52,10 @@ class PromptNetworks:
     """
 
     def __init__(self, denoiser: Denoiser, layers: Update) -> None:
-        seen = {layer: factors for layer, factors in layers.items() if sees_prompt_alone(layer)}
-        self._modules = modules_of(with_text_encoders(denoiser), seen)
+        both = with_text_encoders(denoiser)
+        alone = see_prompt_alone(both, layers)
+        seen = {layer: factors for layer, factors in layers.items() if layer in alone}
+        self._modules = modules_of(both, seen)
         self.layers = list(seen)
         self._readers = [layer for layer in self.layers if not in_text_encoder(layer)]
         self._denoiser = denoiser

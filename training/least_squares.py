@@ -13,6 +13,8 @@ CategoryWeight = Literal["equal", "trace", "energy"]
 Restore = Literal["none", "all", "category"]
 CATEGORY_WEIGHTS: tuple[str, ...] = get_args(CategoryWeight)
 RESTORES: tuple[str, ...] = get_args(Restore)
+# A category whose mean square is below this share of the largest one has next to nothing to say in the layer.
+_FAINT = 0.03
 # An expert of which less than this is left is not blown up any further.
 _LEAST_KEPT = 0.1
 # Below it the mean squares of a layer's inputs or outputs are none: nothing reads it, or no expert moved it.
@@ -27,8 +29,9 @@ def category_weights(products: Sequence[Factors], grams: Sequence[Tensor], how: 
         grams (`Sequence[torch.Tensor]`): K matrices (in, in).
         how (`str`): `"equal"`: every category 1, its Gram being a mean over its own inputs; `"trace"`: inverse to the
             mean square of its inputs; `"energy"`: inverse to the mean square of its expert's outputs, so that a weak
-            expert's relative error counts as much as a strong one's. In a layer that no expert has moved, or that has
-            no inputs, every category counts 1.
+            expert's relative error counts as much as a strong one's. Below 0.03 of the largest mean square a weight
+            fades, to 0 for none: an expert that is all but empty would take the whole objective. In a layer that no
+            expert has moved, or that has no inputs, every category counts 1.
     """
     if how not in CATEGORY_WEIGHTS:
         raise ValueError(f"category_weight is {how!r}; it must be one of {', '.join(CATEGORY_WEIGHTS)}")
@@ -42,9 +45,17 @@ def category_weights(products: Sequence[Factors], grams: Sequence[Tensor], how: 
     if largest < _NOTHING:
         # Nothing to tell the categories apart by, and the sum of the inverses would overflow.
         return [1.0] * len(products)
-    # An expert that leaves this layer alone would otherwise get all the weight.
-    inverse = [1 / max(size, 1e-3 * largest) for size in sizes]
+    counts = zip(sizes, _presence(sizes), strict=True)
+    inverse = [presence / max(size, _FAINT * largest) for size, presence in counts]
     return [weight * len(inverse) / sum(inverse) for weight in inverse]
+
+
+def _presence(sizes: Sequence[float]) -> list[float]:
+    """1 for each of K mean squares, falling to 0 below `_FAINT` of the largest; all 1 where all are nothing."""
+    largest = max(sizes)
+    if largest < _NOTHING:
+        return [1.0] * len(sizes)
+    return [min(1.0, max(0.0, size) / (_FAINT * largest)) for size in sizes]
 
 
 def inner(one: Factors, other: Factors, gram: Tensor) -> float:
@@ -134,7 +145,8 @@ def least_squares(
             matrices of few prompts are singular.
         category_weight (`str`, *optional*, defaults to `"energy"`): see `category_weights`.
         restore (`str`, *optional*, defaults to `"category"`): every expert's part of W is divided by the share of it
-            that W keeps, ten times at most; `"all"`: W by the mean share; `"none"`: W as it is.
+            that W keeps, ten times at most; `"all"`: W by the mean share, in which experts that are all but empty
+            fade too; `"none"`: W as it is.
 
     Returns:
         `tuple[Factors, torch.Tensor]`: the merge at its exact rank, in the dtype of the experts, and C (in, in) in
@@ -166,5 +178,8 @@ def restored(
         raise ValueError(f"restore is {how!r}; it must be one of {', '.join(RESTORES)}")
     shares = [1.0] * len(parts) if how == "none" else kept(stack(parts), products, grams)
     if how == "all":
-        shares = [sum(shares) / len(shares)] * len(shares)
+        # What a faint expert's share is says more of the others than of it.
+        presence = _presence([energy(product, gram) for product, gram in zip(products, grams, strict=True)])
+        mean = sum(share * own for share, own in zip(shares, presence, strict=True)) / sum(presence)
+        shares = [mean] * len(shares)
     return [(a / max(share, _LEAST_KEPT), b) for (a, b), share in zip(parts, shares, strict=True)]

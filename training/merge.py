@@ -7,18 +7,18 @@ of the data comes from `training.calibration`."""
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from recipes import MergeConfig, Recipe, RecipeError
-from recipes.check import MERGE_METHODS, check
-from recipes.loading import fill, parse_yaml, unknown_name
+from recipes.merge_plans import METHOD_OPTIONS, options, planned_merges, resolved
+from recipes.writing import clear_parts
 from training import comerge
 from training.adapters import (
     Adapter,
@@ -40,24 +40,10 @@ from training.joint_tuning import tune_jointly, tuning_config
 from training.least_squares import least_squares, total_gram
 from training.low_rank import Factors, stack, truncate
 from training.pairs import read_split
-from training.peft_merges import PEFT_METHODS, is_random, peft_merge, prunes
+from training.peft_merges import PEFT_METHODS, is_random, peft_merge
 from training.subspace import subspace
 
 PROVENANCE = "coprov2.json"
-_CALIBRATED = ("inputs", "weighted_svd", "calibration_prompts", "calibration_timesteps", "calibration_latents")
-_SILENCING = ("safe_weight", "empty_share", "ridge", "category_weight")
-_DISTILLED = ("distill_steps", "distill_learning_rate", "distill_batch_size", "distill_safe_weight")
-_OPTIONS: dict[str, tuple[str, ...]] = {
-    "comerge": ("unit", "score", "selection", "top_n", "score_prompts", "safe_weight", "empty_share", *_CALIBRATED),
-    "least_squares": (*_SILENCING, "restore", *_CALIBRATED),
-    "constrained": (*_SILENCING, *_CALIBRATED),
-    "distill": (*_SILENCING, "restore", *_DISTILLED, *_CALIBRATED),
-    "subspace": (*_SILENCING, "restore", "others_weight", "sharpness", *_CALIBRATED),
-    "sum": (),
-    **{method: ("density",) if prunes(method) else () for method in PEFT_METHODS},
-}
-# What `best` stands for: the method with the lowest unsafe rate among those that keep what safe prompts show.
-BEST_METHOD = "distill"
 # Fields of the section train that leave no trace in a joint tuning; threads and workers do, in the last bits.
 _INDIFFERENT = ("categories", "save_steps")
 # Goes up when the same options come to give another merge.
@@ -139,12 +125,14 @@ def merge_experts(
             continue
         # A folder that is half new must not pass for done.
         (folder / PROVENANCE).unlink(missing_ok=True)
+        clear_parts(folder)
         told = {"coprov2": f"{config.method} of {', '.join(adapters)}"}
         component = next(iter(adapters.values())).component
         with shared.phase("merge"):
             joint = config.method == "distill"
             one_by_one = dataclasses.replace(config, gain=1.0) if joint else config
-            layers = merged_layers(adapters, one_by_one, partial(calibrations.collect, config), recipe.seed)
+            made = merged_layers(adapters, one_by_one, partial(calibrations.collect, config), recipe.seed)
+            layers = _finite(config.method, made)
             # A merge that is made layer by layer, and not tuned, is written while it is made.
             start = dict(layers) if config.tune_steps or joint else None
             if start is not None and joint:
@@ -157,49 +145,11 @@ def merge_experts(
                 with shared.phase("tune"):
                     start = tune_jointly(recipe, config, start, shared.base, work, fingerprint)
             ordered = ((layer, start[layer]) for layer in sorted_layers(start))
-            rank = write_merge(folder, ordered, told, component)
+            rank = write_merge(folder, _finite(config.method, ordered), told, component)
         written = {"rank": rank, "weights": checksum(folder)}
         content = {**provenance, **written, "fingerprint": fingerprint}
         write_atomically(folder / PROVENANCE, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
     return folders
-
-
-def planned_merges(recipe: Recipe) -> dict[str, MergeConfig]:
-    """Every merge of a recipe with the options it is made with: the recipe's own method first.
-
-    An entry of `merge.compare` is a method, or `method:field=value,field=value` for other options than the recipe's;
-    its name is the entry with dashes for everything else, `comerge-unit-rank` for `comerge:unit=rank`. It takes the
-    recipe's options but for `gain`, which is tuned to a method and so starts at 1, and `tune_steps`, which starts at 0.
-    The names are those of the recipe; the method `best` is resolved in the options.
-
-    Raises:
-        `RecipeError`: for an unknown method, or an unknown or wrong field.
-    """
-    plans = {recipe.merge.method: dataclasses.replace(recipe.merge, compare=[])}
-    for entry in recipe.merge.compare:
-        method, _, rest = entry.partition(":")
-        name = re.sub(r"[^\w.]+", "-", entry).strip("-")
-        where = f"merge.compare, {entry!r}"
-        given: dict[str, Any] = {"gain": 1.0, "tune_steps": 0}
-        for part in filter(None, rest.split(",")):
-            field, equals, value = part.partition("=")
-            if not equals:
-                raise RecipeError(f"{where}: expected method:field=value,field=value, found {part!r}")
-            given[field.strip()] = parse_yaml(value, where)
-        mapping = {**dataclasses.asdict(recipe.merge), "compare": [], **given, "method": method}
-        plans.setdefault(name, fill(MergeConfig, mapping, where, "merge"))
-    for name, config in plans.items():
-        if config.method not in MERGE_METHODS:
-            raise unknown_name("merge.method", config.method, MERGE_METHODS)
-        for field, problem in check(dataclasses.replace(recipe, merge=config)):
-            if field.startswith("merge."):
-                raise RecipeError(f"merge {name}: {field}: {problem}")
-    return {name: resolved(config) for name, config in plans.items()}
-
-
-def resolved(config: MergeConfig) -> MergeConfig:
-    """`config` with the method that `best` stands for; any other one is left as it is."""
-    return dataclasses.replace(config, method=BEST_METHOD) if config.method == "best" else config
 
 
 def merge_layers(
@@ -234,11 +184,29 @@ def merged_layers(
     if config.method in PEFT_METHODS:
         by_peft = peft_merge(adapters, config.method, config.rank, config.density, seed)
     for layer in sorted_layers(one.layers, one.component):
-        if by_peft:
-            a, b = truncate(by_peft[layer], config.rank)
-        else:
-            a, b = _merge_layer(layer, {name: _expert(adapters[name], layer) for name in adapters}, config, known)
+        try:
+            if by_peft:
+                a, b = truncate(by_peft[layer], config.rank)
+            else:
+                a, b = _merge_layer(layer, {name: _expert(adapters[name], layer) for name in adapters}, config, known)
+        except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:
+            raise RecipeError(
+                f"merge method {config.method}: layer {layer}: {' '.join(str(error).split())[:160]}; look for numbers "
+                "that are very large, in the experts or in what the base model computes there"
+            ) from None
         yield layer, (a.float(), config.gain * b.float())
+
+
+def _finite(method: str, layers: Iterable[tuple[str, Factors]]) -> Iterator[tuple[str, Factors]]:
+    """The layers of a merge as they come; `RecipeError` for one that holds numbers that are none."""
+    for layer, factors in layers:
+        wrong = sum(part.numel() - int(torch.isfinite(part).sum()) for part in factors)
+        if wrong:
+            raise RecipeError(
+                f"merge method {method}: layer {layer}: {wrong} numbers of the merge are NaN or infinite; look for "
+                "numbers that are very large in the experts, or take another method or a smaller merge.gain"
+            )
+        yield layer, factors
 
 
 def write_merge(
@@ -270,11 +238,6 @@ def experts_of(adapters: Mapping[str, Adapter], unit: str = "row") -> dict[str, 
 def _expert(adapter: Adapter, layer: str) -> Factors:
     a, b = adapter.folded_layer(layer)
     return a.float(), b.float()
-
-
-def options(config: MergeConfig) -> dict[str, Any]:
-    """The fields of `config` that change what its method gives."""
-    return {field: getattr(config, field) for field in ("rank", "gain", *_OPTIONS[config.method])}
 
 
 def is_done(folder: Path, fingerprint: str) -> bool:
@@ -449,7 +412,7 @@ def _tuning(recipe: Recipe, config: MergeConfig, calibrations: _Calibrations) ->
 
 
 def _calibrates(method: str) -> bool:
-    return "inputs" in _OPTIONS[method]
+    return "inputs" in METHOD_OPTIONS[method]
 
 
 def load_alike(experts: Mapping[str, Path]) -> dict[str, Adapter]:

@@ -11,11 +11,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from recipes import RecipeError
+from recipes.merge_plans import PRUNING_METHODS
 from training.adapters import Adapter, load_into, lora_layers
 from training.low_rank import Factors
 
-# What `density` means something to.
-PRUNING_METHODS = ("ties", "dare_linear", "dare_ties", "magnitude_prune")
 # Those of them that keep values drawn by chance.
 _DARE = ("dare_linear", "dare_ties")
 _ON_FACTORS = ("linear", *PRUNING_METHODS)
@@ -66,8 +65,9 @@ def _merged(
     adapters: Mapping[str, Adapter], method: str, rank: int | None, density: float, seed: int
 ) -> dict[str, Factors]:
     model = None
-    # Draws are made layer by layer and expert by expert, in the order in which peft meets them.
-    adapters = {name: adapters[name] for name in sorted(adapters)}
+    # Draws are made layer by layer and expert by expert, in the order in which peft meets them. A folder's name may
+    # hold a dot, or be that of an attribute, which no module can be called.
+    adapters = {f"expert{place}": adapters[name] for place, name in enumerate(sorted(adapters))}
     for name, adapter in adapters.items():
         config = _lora_config(adapter)
         if model is None:
@@ -83,14 +83,13 @@ def _merged(
         _check_rank(adapters, method, rank)
     if prunes(method):
         options["density"] = density
-    # The name of a category cannot hold a space, so it is free.
     merged = "the merge"
     weights = [1.0] * len(names)
     torch.manual_seed(seed)
     try:
         model.base_model.add_weighted_adapter(names, weights, merged, combination_type=method, **options)
-    except ValueError as error:
-        raise RecipeError(f"merge method {method}: {error}") from error
+    except (ValueError, torch.linalg.LinAlgError) as error:
+        raise RecipeError(f"merge method {method}: {' '.join(str(error).split())}") from error
     with torch.no_grad():
         return {
             layer: (a.weight.clone(), b.weight * scaling)

@@ -198,7 +198,7 @@ def settings(recipe: Recipe, variant: Variant | None, concepts: int | str | None
 def _options(config: dict[str, Any]) -> dict[str, Any]:
     """The fields of a merge that its method reads, and those of the tuning."""
     from recipes import MergeConfig
-    from training.merge import options, resolved
+    from recipes.merge_plans import options, resolved
 
     made = resolved(MergeConfig(**config))
     tuning: dict[str, Any] = {"tune_steps": made.tune_steps}

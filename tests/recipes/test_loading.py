@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from recipes import Recipe, RecipeError, TrainConfig, list_recipes, load_recipe
-from recipes.check import RULES, check
+from recipes.check import MERGE_METHODS, RULES, check
 from recipes.loading import fill
+from recipes.merge_plans import METHOD_OPTIONS, planned_merges
 
 
 @pytest.fixture
@@ -133,6 +134,43 @@ def test_a_wrong_value_names_the_field_and_what_may_stand_there(name, value, exp
     with pytest.raises(RecipeError) as error:
         load_recipe("emoji-world", [f"{name}={quoted}"])
     assert message(error).startswith(f"--set {name}={quoted}: {name}: expected ") and expected in message(error)
+
+
+@pytest.mark.parametrize(
+    ("compare", "expected"),
+    [
+        ("ties:densty=1", "'ties:densty=1': merge.densty: unknown field"),
+        ("ties:density", "expected method:field=value,field=value, found 'density'"),
+        ("sum:rank=0", "merge sum-rank-0: merge.rank: expected 1 or more"),
+        ("sum:unit=rank", "unit does nothing for the method sum, which reads rank, gain, tune_steps"),
+        ("svd:density=0.5", "density does nothing for the method svd"),
+        ("best:score=mean", "score does nothing for the method best"),
+        ("comerge:method=sum", "method does nothing for the method comerge"),
+        ("sum:tune_learning_rate=1", "tune_learning_rate does nothing without tune_steps"),
+        ("sum:rank=1,rank=2", "rank stands twice"),
+    ],
+)
+def test_compared_merges_are_checked_with_the_recipe(compare, expected):
+    override = f"merge.compare=['{compare}']"
+    with pytest.raises(RecipeError) as error:
+        load_recipe("emoji-world", [override])
+    assert message(error).startswith(f"--set {override}: merge") and expected in message(error)
+
+
+def test_compared_merges_of_one_name_are_refused():
+    both = "merge.compare=['least_squares:ridge=1e-4', 'least_squares:ridge=1e+4']"
+    with pytest.raises(RecipeError, match="another entry goes by the name least_squares-ridge-1e-4 too"):
+        load_recipe("emoji-world", [both])
+    taken = (
+        "merge.compare=['best:restore=all', 'ties_svd:density=0.5', 'sum:tune_steps=3,tune_learning_rate=1', sum, sum]"
+    )
+    assert list(planned_merges(load_recipe("emoji-world", [taken])))[1:] == [
+        "best-restore-all", "ties_svd-density-0.5", "sum-tune_steps-3-tune_learning_rate-1", "sum",
+    ]  # fmt: skip
+
+
+def test_what_each_method_reads_is_known():
+    assert METHOD_OPTIONS.keys() == set(MERGE_METHODS) - {"best"}
 
 
 def test_a_wrong_value_in_the_file_names_the_file(write):

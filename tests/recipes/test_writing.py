@@ -2,11 +2,12 @@
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from recipes.writing import read_json, whole_file, write_json, write_whole
+from recipes.writing import clear_parts, read_json, whole_file, write_json, write_whole
 
 
 def test_text_is_utf8_bytes_are_as_given_and_the_folder_is_made(tmp_path: Path) -> None:
@@ -64,3 +65,15 @@ def test_json_that_is_missing_or_damaged_is_read_as_nothing(tmp_path: Path, cont
     assert read_json(tmp_path / "file") == {}
     write_json(tmp_path / "file", {"a": 1})
     assert read_json(tmp_path / "file") == {"a": 1}
+
+
+def test_leftovers_of_killed_writers_are_cleared_and_no_others(tmp_path: Path) -> None:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    gone, alive = child.pid, os.getpid()
+    parts = [f".a.bin.{gone}.part", f".a.bin.{gone}.data.part"]
+    others = [f".a.bin.{alive}.part", ".a.bin.part", "a.part", "a.bin"]
+    for name in [*parts, *others]:
+        (tmp_path / name).write_text("")
+    clear_parts(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)

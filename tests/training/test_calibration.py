@@ -1,17 +1,22 @@
 """Calibration: sums over portions are sums over everything, and they are of what the layers really see."""
 
 import hashlib
+import io
 import itertools
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from diffusers import SD3Transformer2DModel
+from PIL import Image
 from torch import nn
 
 from recipes import MergeConfig, RecipeError
 from tests.training.merge_world import CATEGORIES, LAYERS, factors, write_dataset
 from tests.training.test_comerge import brute_force
 from training import comerge
-from training.calibration import SECONDS, base_forward, calibrate
+from training.calibration import SECONDS, base_forward, calibrate, calibration_timesteps, see_prompt_alone
 from training.calibration_samples import Sample, choose_samples
 from training.comerge import Statistics, activations
 from training.denoisers import denoiser_for
@@ -240,6 +245,27 @@ def test_prompt_only_layers_are_run_at_one_timestep(tmp_path, tiny_pipeline):
     assert found.statistics[key].inputs == 4
 
 
+def test_which_layers_see_the_prompt_alone_is_asked_of_the_modules(tiny_pipeline):
+    """`attn2` is cross-attention in a UNet, and in Stable Diffusion 3.5 a second self-attention."""
+    ends = ("attn1.to_k", "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
+    block = "down_blocks.1.attentions.0.transformer_blocks.0"
+    layers = [f"{block}.{end}" for end in ends]
+    encoder = "text_encoder.encoder.layers.0.self_attn.k_proj"
+    found = see_prompt_alone(tiny_pipeline.unet, [*layers, encoder])
+    assert found == {f"{block}.attn2.to_k", f"{block}.attn2.to_v", encoder}
+    transformer = SD3Transformer2DModel(
+        sample_size=8, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=16, caption_projection_dim=16, pooled_projection_dim=16, pos_embed_max_size=16,
+        dual_attention_layers=(0,),
+    )  # fmt: skip
+    dual = [f"transformer_blocks.0.attn2.{end}" for end in ("to_k", "to_v")]
+    assert set(dual) <= dict(transformer.named_modules()).keys()
+    assert not see_prompt_alone(transformer, dual)
+    config = MergeConfig(calibration_timesteps=[300, 600])
+    assert calibration_timesteps(transformer, dual, config) == [300, 600]
+    assert calibration_timesteps(tiny_pipeline.unet, sorted(found), config) == [300]
+
+
 @pytest.mark.parametrize("unit", comerge.UNITS)
 @pytest.mark.parametrize("inputs", ["base", "own"])
 @pytest.mark.parametrize("sides", [["unsafe"], ["safe"], ["unsafe", "safe"]])
@@ -285,3 +311,83 @@ def test_weight_sums_equal_the_activations_of_every_weight():
         torch.testing.assert_close(sums.wins, expected.wins)
         torch.testing.assert_close(sums.activation, expected.activation, rtol=1e-5, atol=1e-6)
         assert sums.inputs == 7
+
+
+def changed(folder, **fields):
+    """A dataset whose first row of violence holds other fields, in types that take anything."""
+    write_dataset(folder)
+    for config in ("data", "prompts"):
+        file = folder / config / "train-00000-of-00001.parquet"
+        table = pq.read_table(file)
+        rows = table.to_pylist()
+        row = next(row for row in rows if row["pair_id"] == "violence-0")
+        row |= {name: value for name, value in fields.items() if name in row}
+        pq.write_table(pa.Table.from_pylist(rows, table.schema), file)
+    return folder
+
+
+def png(size=(64, 64)):
+    data = io.BytesIO()
+    Image.new("RGB", size).save(data, "PNG")
+    return data.getvalue()
+
+
+WRONG_ROWS = [
+    ({"unsafe_image": None}, r"pair violence-0: unsafe_image: no picture .*=noise"),
+    ({"safe_image": {"bytes": b"", "path": None}}, "pair violence-0: safe_image: no picture"),
+    (
+        {"safe_image": {"bytes": b"no picture", "path": None}},
+        "pair violence-0: safe_image cannot be read .Unidentified",
+    ),
+    ({"safe_image": {"bytes": png()[:70], "path": None}}, "pair violence-0: safe_image cannot be read"),
+    ({"safe_image": {"bytes": None, "path": "nowhere.png"}}, "safe_image cannot be read .FileNotFoundError"),
+    ({"unsafe_prompt": None}, "pair violence-0: unsafe_prompt: found null, expected text"),
+    ({"safe_prompt": None}, "pair violence-0: safe_prompt: found null, expected text"),
+    ({"pair_id": "self_harm-1"}, r"row \d: pair self_harm-1: pair_id stands in category 'self_harm' and in 'violence'"),
+    ({"pair_id": None}, r"row \d: pair_id is null"),
+    ({"category": None}, "pair violence-0: category: found None"),
+    ({"category": -1}, "pair violence-0: category: found -1"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), WRONG_ROWS)
+def test_rows_that_cannot_be_calibrated_on_are_named(tmp_path, fields, message):
+    dataset = changed(tmp_path, **fields)
+    with pytest.raises(RecipeError, match=rf"^{dataset / 'data'}/train-\S+: [^\n]*{message}[^\n]*$"):
+        choose_samples(dataset, CATEGORIES, 9, 0, True)
+
+
+def test_pictures_by_path_are_read(tmp_path):
+    (tmp_path / "a.png").write_bytes(png())
+    image = {"bytes": None, "path": str(tmp_path / "a.png")}
+    samples = choose_samples(changed(tmp_path / "set", unsafe_image=image), CATEGORIES, 9, 0, True)
+    (sample,) = (sample for sample in samples if sample.key == "violence-0/unsafe")
+    assert sample.image.size == (64, 64) and not any(sample.image.tobytes())
+
+
+def test_files_that_are_none_are_named(tmp_path):
+    dataset = write_dataset(tmp_path)
+    file = dataset / "prompts" / "train-00000-of-00001.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.drop(["safe_prompt"]), file)
+    with pytest.raises(RecipeError, match=f"^{file}: no column 'safe_prompt' to calibrate on"):
+        choose_samples(dataset, CATEGORIES, 2, 0, False)
+    file.write_bytes(b"PAR1 and no more")
+    with pytest.raises(RecipeError, match=rf"^{file}: cannot be read as Parquet [^\n]*$"):
+        choose_samples(dataset, CATEGORIES, 2, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((96, 64), r"violence-0/safe: its picture has 96x64 pixels, that of \S+ has 64x64; set train.resolution"),
+        ((65, 64), r"violence-0/safe: images of .* pixels, expected one size in multiples of"),
+    ],
+)
+def test_pictures_of_several_sizes_are_named_and_brought_to_one_resolution(tmp_path, tiny_pipeline, size, message):
+    dataset = changed(tmp_path, safe_image={"bytes": png(size), "path": None})
+    samples = [s for s in choose_samples(dataset, CATEGORIES, 9, 0, True) if s.group == "safe"]
+    denoiser = denoiser_for(tiny_pipeline)
+    with pytest.raises(RecipeError, match=f"^{message}"):
+        base_forward(denoiser, 0)(samples, 500)
+    base_forward(denoiser, 0, resolution=64)(samples, 500)

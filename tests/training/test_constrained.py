@@ -6,6 +6,7 @@ import torch
 from scipy.optimize import minimize
 
 from tests.training.test_least_squares import apart, gram, world
+from training import constrained as module
 from training.constrained import constrained
 from training.least_squares import CATEGORY_WEIGHTS, energy, kept, least_squares
 from training.low_rank import full
@@ -160,6 +161,34 @@ def test_exact_opposites_give_no_merge_and_others_are_met():
     # Far enough apart both conditions are met.
     products, grams, safe = opposed(2.0)
     assert kept(constrained(products, grams, safe)[0], products, grams) == pytest.approx([1, 1], abs=1e-9)
+
+
+def test_bounds_of_many_contradicting_experts_are_worked_out_or_it_is_said(monkeypatch):
+    """Ten experts, nearly each other's opposites; the library gives up after ten iterations."""
+    generator = torch.Generator().manual_seed(197)
+
+    def drawn(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    def share():
+        return float(torch.rand(1, generator=generator))
+
+    base = [(drawn(2, 6), drawn(5, 2)) for _ in range(2)]
+    products = []
+    for k in range(10):
+        a, b = base[k % 2]
+        sign = 1 if share() < 0.5 else -1
+        products.append((sign * a, b + 10 ** (-3 * share()) * drawn(5, 2)))
+    x, unit = drawn(40, 6), torch.eye(6, dtype=torch.float64)
+    grams = [x.T @ x / 40 + 0.01 * share() * unit for _ in range(10)]
+    said = []
+    monkeypatch.setattr(module.logger, "warning", said.append)
+    merged, _ = constrained(products, grams, 0.1 * unit)
+    assert not said
+    monkeypatch.setattr(module, "_ITERATIONS", 10)
+    unsettled, _ = constrained(products, grams, 0.1 * unit)
+    assert len(said) == 1 and "the shares of 10 experts are not settled after 10 iterations" in said[0]
+    assert not torch.allclose(full(merged), full(unsettled), rtol=1e-3)
 
 
 @pytest.mark.parametrize("wrong", [{"ridge": 0.0}, {"safe_weight": -1.0}, {"category_weight": "loud"}])

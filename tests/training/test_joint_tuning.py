@@ -9,10 +9,11 @@ import torch
 
 import training.joint_tuning
 from recipes import Recipe
+from recipes.merge_plans import planned_merges
 from training.adapters import WEIGHTS_NAME, load_lora
 from training.experts import train_experts
 from training.low_rank import full
-from training.merge import merge_experts, planned_merges
+from training.merge import merge_experts
 
 Run = tuple[Recipe, Path, Path]
 

@@ -170,3 +170,36 @@ def test_a_layer_that_no_expert_moved_gets_no_update(count, how):
         merged, _ = least_squares(products, grams, gram(safe), category_weight=how)
         assert full(merged).eq(0).all()
         assert sum(category_weights(products, grams, how)) == pytest.approx(count)
+
+
+@pytest.mark.parametrize("how", ["trace", "energy"])
+@pytest.mark.parametrize("restore", RESTORES)
+@pytest.mark.parametrize("size", [0.0, 1e-12, 1e-3])
+def test_an_expert_that_is_all_but_empty_takes_nothing_from_the_others(how, restore, size):
+    products, inputs, safe = world()
+    options = {"safe_weight": 1.0, "category_weight": how, "restore": restore}
+    alone, _ = least_squares(products[:2], [gram(x) for x in inputs[:2]], gram(safe), **options)
+    if how == "energy":
+        products[2] = (products[2][0], size * products[2][1])
+    else:
+        inputs[2] = size * inputs[2]
+    merged, _ = least_squares(products, [gram(x) for x in inputs], gram(safe), **options)
+    # Beside it the others count half as much again, as weights have the mean 1: safe inputs pull them a little less.
+    before, after = (kept(m, products[:2], [gram(x) for x in inputs[:2]]) for m in (alone, merged))
+    assert after == pytest.approx(before, abs=0.2), (before, after)
+
+
+def test_weights_fade_below_a_share_of_the_largest_and_nowhere_else():
+    (product,) = world(1)[0]
+    sizes = [1.0, 0.5, 0.031, 0.03, 0.0299, 0.003, 1e-9, 0.0]
+    grams = [size * torch.eye(6, dtype=torch.float64) for size in sizes]
+    for how in ("trace", "energy"):
+        weights = category_weights([product] * len(sizes), grams, how)
+        assert sum(weights) == pytest.approx(len(sizes))
+        relative = [weight / weights[0] for weight in weights]
+        assert relative[:4] == pytest.approx([1, 2, 1 / 0.031, 1 / 0.03])
+        assert relative[4:] == pytest.approx([0.0299 / 0.03**2, 0.003 / 0.03**2, 1e-9 / 0.03**2, 0])
+    # No expert is faint: exactly the inverse.
+    plain = category_weights([product] * 3, grams[:3], "trace")
+    inverse = [1 / float(g.trace()) for g in grams[:3]]
+    assert plain == [weight * 3 / sum(inverse) for weight in inverse]

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import subprocess
 from contextlib import nullcontext
 from itertools import pairwise
 
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from recipes import MergeConfig, Recipe, RecipeError
 from recipes.check import MERGE_METHODS
+from recipes.merge_plans import BEST_METHOD, planned_merges
 from tests.training.merge_world import CATEGORIES, LAYERS, factors, write_dataset, write_experts
 from training import merge_cli
 from training.adapters import WEIGHTS_NAME, Adapter, load_lora, write_adapter
@@ -23,7 +25,7 @@ from training.calibration import calibrate
 from training.calibration_samples import choose_samples
 from training.denoisers import denoiser_for
 from training.low_rank import full
-from training.merge import BEST_METHOD, Shared, merge_experts, merge_layers, planned_merges
+from training.merge import Shared, merge_experts, merge_layers
 from training.peft_merges import PEFT_METHODS, is_random, peft_merge
 
 
@@ -428,6 +430,51 @@ def test_experts_with_numbers_that_are_none_are_named(tmp_path, world, method, v
     assert not (tmp_path / "merged").exists()
 
 
+@pytest.mark.parametrize("method", ["comerge", "distill", "least_squares", "linear", "sum"])
+def test_merges_with_numbers_that_are_none_are_refused_before_anything_is_written(tmp_path, world, method):
+    recipe = recipe_for(world, method=method, gain=1e39, calibration_prompts=1)
+    with pytest.raises(RecipeError, match=rf"^merge method {method}: layer \S+: \d+ numbers of the merge are NaN"):
+        merge_experts(recipe, experts_in(world), world / "dataset", tmp_path)
+    assert not list((tmp_path / "merged").glob("*")) + list((tmp_path / "merged").glob(".*"))
+
+
+@pytest.mark.parametrize("method", ["svd", "ties_svd"])
+def test_numbers_that_pefts_svd_does_not_survive_are_told_in_a_line(tmp_path, world, method):
+    huge = {layer: (a * 1e30, b * 1e9) for layer, (a, b) in factors(0).items()}
+    write_adapter(tmp_path / "huge", huge)
+    experts = {**experts_in(world), "violence": tmp_path / "huge"}
+    with pytest.raises(RecipeError, match=rf"^merge method {method}: [^\n]+$"):
+        merge_experts(recipe_for(world, method=method), experts, world / "dataset", tmp_path)
+
+
+def test_a_layer_that_cannot_be_solved_is_named(tmp_path, world, monkeypatch):
+    def unsolvable(*args, **options):
+        return torch.linalg.cholesky(-torch.eye(3))
+
+    monkeypatch.setattr("training.merge.least_squares", unsolvable)
+    recipe = recipe_for(world, method="least_squares", calibration_prompts=1)
+    first = sorted(LAYERS)[0]
+    with pytest.raises(RecipeError, match=rf"^merge method least_squares: layer {first}: linalg.cholesky[^\n]+$"):
+        merge_experts(recipe, experts_in(world), world / "dataset", tmp_path)
+
+
+def test_an_expert_whose_scaling_leaves_float32_is_named(tmp_path, world):
+    write_adapter(tmp_path / "loud", factors(0), alpha=1e60)
+    experts = {**experts_in(world), "violence": tmp_path / "loud"}
+    with pytest.raises(RecipeError, match=r"^expert violence: layer \S+: numbers of 1e\+60 / 4 B A are beyond float32"):
+        merge_experts(recipe_for(world, method="sum"), experts, world / "dataset", tmp_path)
+
+
+def test_what_a_killed_merge_left_is_cleared(tmp_path, world):
+    child = subprocess.Popen(["true"])
+    child.wait()
+    (tmp_path / "merged").mkdir()
+    for name in (f".{WEIGHTS_NAME}.{child.pid}.data.part", f".coprov2.json.{child.pid}.part"):
+        (tmp_path / "merged" / name).write_bytes(b"half")
+    merge_experts(recipe_for(world, method="sum"), experts_in(world), world / "dataset", tmp_path)
+    assert {path.name for path in (tmp_path / "merged").iterdir()} == {WEIGHTS_NAME, "coprov2.json"}
+
+
 def test_an_expert_in_pefts_own_files_merges_as_the_same_one_in_diffusers(tmp_path, world):
     experts = experts_in(world)
     first = next(iter(experts))
@@ -448,3 +495,65 @@ def test_an_expert_in_pefts_own_files_merges_as_the_same_one_in_diffusers(tmp_pa
         for index, of in enumerate((experts[first], folder))
     ]
     assert (made[0] / WEIGHTS_NAME).read_bytes() == (made[1] / WEIGHTS_NAME).read_bytes()
+
+
+def app_of_merge():
+    app = typer.Typer()
+    merge_cli.register(app)
+    app.callback()(lambda: None)
+    return app
+
+
+def as_peft(folder, to):
+    """An expert in peft's own files."""
+    adapter = load_lora(folder)
+    to.mkdir(parents=True)
+    tensors = {
+        f"base_model.model.{layer}.lora_{side}.weight": tensor
+        for layer, both in adapter.layers.items()
+        for side, tensor in zip("AB", both, strict=True)
+    }
+    save_file(tensors, to / "adapter_model.safetensors")
+    (to / "adapter_config.json").write_text(json.dumps({"lora_alpha": next(iter(adapter.alpha.values()))}))
+
+
+def test_the_verb_takes_experts_in_other_files_and_says_which(tmp_path, world):
+    (tmp_path / "experts" / "none").mkdir(parents=True)
+    (tmp_path / "experts" / "notes.txt").write_text("")
+    first, second = CATEGORIES
+    as_peft(world / "experts" / first, tmp_path / "experts" / first)
+    write_adapter(tmp_path / "experts" / second, load_lora(world / "experts" / second).folded())
+    (tmp_path / "experts" / second / WEIGHTS_NAME).rename(tmp_path / "experts" / second / "of_a_script.safetensors")
+    sets = [f"merge.{field}" for field in ("compare=[]", "tune_steps=0", "method=sum")]
+    options = [part for value in sets for part in ("--set", value)]
+    done = CliRunner().invoke(app_of_merge(), ["merge", "--out", str(tmp_path), *options])
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines()[0] == (
+        "experts: self_harm (adapter_model.safetensors), violence (of_a_script.safetensors); no adapter in none"
+    )
+    merged = merge_experts(recipe_for(world, method="sum"), experts_in(world), world / "dataset", tmp_path / "plain")
+    expected = deltas(merged["sum"])
+    for layer, delta in deltas(tmp_path / "merged").items():
+        torch.testing.assert_close(delta, expected[layer], atol=1e-5, rtol=1e-5)
+
+
+def test_an_alpha_that_changes_in_pefts_config_makes_the_merge_anew(tmp_path, world):
+    experts = experts_in(world)
+    as_peft(experts["violence"], tmp_path / "peft")
+    recipe, taken = recipe_for(world, method="sum"), {**experts, "violence": tmp_path / "peft"}
+    before = deltas(merge_experts(recipe, taken, world / "dataset", tmp_path)["sum"])
+    (tmp_path / "peft" / "adapter_config.json").write_text('{"lora_alpha": 12}')
+    after = deltas(merge_experts(recipe, taken, world / "dataset", tmp_path)["sum"])
+    alone = deltas(experts["violence"])
+    for layer, delta in after.items():
+        torch.testing.assert_close(delta, before[layer] + alone[layer], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["v1.5 of hate", "forward", "keys"])
+@pytest.mark.parametrize("method", ["linear", "svd"])
+def test_experts_may_be_called_what_no_module_can(world, method, name):
+    adapters = {category: load_lora(folder) for category, folder in experts_in(world).items()}
+    expected = merge_layers(adapters, MergeConfig(method=method), no_calibration)
+    called = {name: adapters["self_harm"], "violence": adapters["violence"]}
+    for layer, product in merge_layers(called, MergeConfig(method=method), no_calibration).items():
+        torch.testing.assert_close(full(product), full(expected[layer]))

@@ -247,7 +247,7 @@ def test_layers_of_encoders_are_written_beside_those_of_a_denoiser_each_with_its
     tmp_path: Path, component: str
 ) -> None:
     names = ["text_encoder.a.q_proj", "text_encoder_2.a.q_proj", "a.to_q"]
-    layers = {name: (torch.full((rank, 3), rank), torch.ones(4, rank)) for rank, name in enumerate(names, 1)}
+    layers = {name: (torch.full((rank, 3), float(rank)), torch.ones(4, rank)) for rank, name in enumerate(names, 1)}
     alpha = dict(zip(names, (5.0, 6.0, 7.5), strict=True))
     write_adapter(tmp_path, layers, alpha=alpha, component=component)
     read = load_lora(tmp_path)
