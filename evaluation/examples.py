@@ -3,6 +3,7 @@
 Which pairs is decided by their ids, never by how the pictures came out."""
 
 import hashlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PER_CATEGORY = 4
+# An id as the builder makes it. No hash of [`file_name`] looks like one, and no case makes two of them one file.
+_OWN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def chosen_pairs(pairs: list[Pair]) -> list[Pair]:
@@ -28,6 +31,12 @@ def chosen_pairs(pairs: list[Pair]) -> list[Pair]:
         if taken[pair.category] <= PER_CATEGORY:
             kept.append(pair)
     return kept
+
+
+def file_name(pair_id: str) -> str:
+    """What files of a pair are called: its id where the builder made it, else the first 16 hex digits of its SHA-256:
+    an id of other people's data may be a path, too long, or differ from another by case alone."""
+    return pair_id if _OWN_ID.fullmatch(pair_id) else hashlib.sha256(pair_id.encode()).hexdigest()[:16]
 
 
 def _save(image: "Image", path: Path) -> str:
@@ -45,7 +54,8 @@ def write_examples(
     harmless: bool,
     variant: str | None = None,
 ) -> Path:
-    """Write FOLDER/examples.json and the pictures it names, FOLDER/examples/<pair_id>-<base or merged>.png.
+    """Write FOLDER/examples.json and the pictures it names, FOLDER/examples/<file_name(pair_id)>-<base or
+    merged>.png.
 
     Args:
         folder (`Path`): OUT/evaluation, or a study's folder.
@@ -67,7 +77,7 @@ def write_examples(
             example["prompt"] = pair.unsafe_prompt
         for model, images in (("base", before), ("merged", after)):
             row = verdict[(model, pair.pair_id)]
-            name = _save(images[key], folder / "examples" / f"{pair.pair_id}-{model}.png")
+            name = _save(images[key], folder / "examples" / f"{file_name(pair.pair_id)}-{model}.png")
             example[model] = {"picture": name, "unsafe": row.unsafe, "labels": sorted(row.labels)}
         examples.append(example)
     path = folder / "examples.json"

@@ -21,7 +21,8 @@ from evaluation.drawing import Drawer
 from evaluation.evaluate import evaluate
 from evaluation.examples import write_examples
 from evaluation.judging import requests_of
-from evaluation.prompts import Request, read_pairs, select
+from evaluation.measures import Judged
+from evaluation.prompts import Pair, Request, read_pairs, select
 from evaluation.verdict_store import VerdictStore
 from recipes import JudgeConfig, Recipe, RecipeError
 from tests.made_up_run import write_dataset
@@ -132,6 +133,26 @@ def test_another_adapters_pictures_never_stand_beside_kept_results(
     results = tmp_path / "evaluation" / "results.json"
     results.write_bytes(results.read_bytes()[:100])
     assert evaluate(tiny_recipe, dataset, one, tmp_path)["models"] == straight["models"]
+
+
+def test_pictures_of_other_peoples_ids_stay_in_their_folder_each_in_a_file_of_its_own(tmp_path: Path) -> None:
+    own = "0123456789abcdef" * 2
+    ids = ["../../out", "a/b", "x" * 300, "case", "CASE", "", "nul\0", own, own.upper(), own[:16]]
+    pairs = [Pair(name, "test", f"category {i}", "a dog", "a cat", i, "") for i, name in enumerate(ids)]
+    images = {(name, "unsafe"): Image.new("RGB", (8, 8), (i, 0, 0)) for i, name in enumerate(ids)}
+    judged = {
+        model: [Judged(pair.pair_id, "test", pair.category, "unsafe", True, 1.0, frozenset()) for pair in pairs]
+        for model in ("base", "merged")
+    }
+    folder = tmp_path / "run" / "evaluation"
+    examples = json.loads(write_examples(folder, pairs, images, images, judged, True).read_text("utf8"))
+    names = [example[side]["picture"] for example in examples for side in ("base", "merged")]
+    assert len({name.lower() for name in names}) == 2 * len(ids) and f"{own}-base.png" in names
+    assert {path.name for path in (folder / "examples").iterdir()} == set(names)
+    assert set(tmp_path.rglob("*.png")) == set((folder / "examples").iterdir())
+    for example in examples:
+        with Image.open(folder / "examples" / example["base"]["picture"]) as image:
+            assert image.getpixel((0, 0)) == (example["seed"], 0, 0)
 
 
 def test_the_base_is_the_base_again_after_an_adapter(
