@@ -54,7 +54,7 @@ def _provenance(
         "merge": asdict(recipe.merge),
         "dataset": {"version": manifest.get("version"), "prompts_sha256": prompts_sha256(pairs)},
         "prompts": {split: len(pairs[split]) for split in pairs},
-        "harmless_world": is_harmless(recipe),
+        "harmless_world": is_harmless(recipe, manifest),
     }
 
 

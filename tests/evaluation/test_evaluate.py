@@ -135,6 +135,23 @@ def test_another_adapters_pictures_never_stand_beside_kept_results(
     assert evaluate(tiny_recipe, dataset, one, tmp_path)["models"] == straight["models"]
 
 
+def test_another_worlds_prompts_are_not_taken_for_harmless_by_the_recipe(
+    stand_in_judge: Callable[[], int], tmp_path: Path
+) -> None:
+    recipe = Recipe()
+    recipe.render.steps, recipe.evaluate.max_prompts = 1, 1
+    found = {}
+    for name in ("own", "others"):
+        dataset = write_dataset(tmp_path / name / "dataset", recipe, rows=ROWS)
+        if name == "others":
+            manifest = json.loads((dataset / "coprov2.json").read_text("utf8"))
+            manifest["taxonomy"]["name"] = "theirs"
+            (dataset / "coprov2.json").write_text(json.dumps(manifest), "utf8")
+        found[name] = evaluate(recipe, dataset, {"base": None}, tmp_path / name)["provenance"]
+    assert found["own"] == {**found["others"], "harmless_world": True}
+    assert found["others"]["harmless_world"] is False
+
+
 def test_pictures_of_other_peoples_ids_stay_in_their_folder_each_in_a_file_of_its_own(tmp_path: Path) -> None:
     own = "0123456789abcdef" * 2
     ids = ["../../out", "a/b", "x" * 300, "case", "CASE", "", "nul\0", own, own.upper(), own[:16]]
