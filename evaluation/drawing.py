@@ -5,6 +5,8 @@ ones; judging them is left to `evaluation.evaluate`."""
 
 import hashlib
 import io
+import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,8 +72,31 @@ class Drawer:
         from dataset_builder.pictures import PictureStore
 
         store = PictureStore(self.pictures)
-        wanted = [(request.prompt, request.pair.seed) for request in requests]
+        wanted = [request.wanted for request in requests]
         return [store.get(key) for key in self.draw_kept(wanted, adapter, desc)]
+
+    def require_fit(self, wanted: list[tuple[str, int]], adapter: Path) -> None:
+        """Load an adapter and take it out again, unless all its pictures of `wanted`, prompts and seeds, are kept:
+        whoever draws much before asks first.
+
+        Raises:
+            `RecipeError`: where it, or a layer of it, does not fit the base model.
+        """
+        from dataset_builder.pictures import PictureStore
+
+        if PictureStore(self.pictures).missing(self._keys(wanted, adapter)):
+            with self._with_adapter(adapter):
+                pass
+
+    def _identity(self, adapter: Path | None) -> str:
+        return self.base if adapter is None else f"{self.base}+{adapter_identity(adapter)}"
+
+    def _keys(self, wanted: list[tuple[str, int]], adapter: Path | None) -> list[str]:
+        from dataset_builder.pictures import picture_key
+        from dataset_builder.renderer import renderer_identity
+
+        drawn_by = renderer_identity(self._identity(adapter), self.recipe.render)
+        return [picture_key(drawn_by, prompt, seed) for prompt, seed in wanted]
 
     def draw_kept(self, wanted: list[tuple[str, int]], adapter: Path | None, desc: str) -> list[str]:
         """Draw prompts with their seeds into the store, without holding pictures in memory.
@@ -85,17 +110,15 @@ class Drawer:
             `list[str]`: keys of the pictures in the store, in the order of `wanted`. Where all stand already, no model
             is loaded.
         """
-        from dataset_builder.pictures import PictureStore, picture_key
-        from dataset_builder.renderer import Renderer, draw_missing, renderer_identity
+        from dataset_builder.pictures import PictureStore
+        from dataset_builder.renderer import Renderer, draw_missing
 
-        identity = self.base if adapter is None else f"{self.base}+{adapter_identity(adapter)}"
-        store = PictureStore(self.pictures)
-        drawn_by = renderer_identity(identity, self.recipe.render)
-        keys = [picture_key(drawn_by, prompt, seed) for prompt, seed in wanted]
+        store, keys = PictureStore(self.pictures), self._keys(wanted, adapter)
         if not store.missing(keys):
             return keys
         with self._with_adapter(adapter) as pipeline:
-            return draw_missing(Renderer(pipeline, self.recipe.render, identity), wanted, store, desc)
+            renderer = Renderer(pipeline, self.recipe.render, self._identity(adapter))
+            return draw_missing(renderer, wanted, store, desc)
 
     @contextmanager
     def _with_adapter(self, adapter: Path | None) -> Iterator[Any]:
@@ -107,25 +130,66 @@ class Drawer:
             yield self._pipeline
             return
         from diffusers.utils import logging
+        from safetensors import SafetensorError
 
-        verbosity = logging.get_verbosity()
+        path, before, verbosity = adapter / WEIGHTS, _parameters(self._pipeline), logging.get_verbosity()
         # It would warn that an adapter of the UNet holds nothing for the text encoder, which is as it should be.
-        logging.set_verbosity_error()
+        # Of what cannot be loaded the error below says enough.
+        logging.set_verbosity(logging.CRITICAL)
         try:
-            # The name is given because the client may not look for it while it is offline.
-            self._pipeline.load_lora_weights(str(adapter), weight_name=WEIGHTS)
-        except (AttributeError, KeyError, ValueError, RuntimeError, OSError) as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            raise RecipeError(
-                f"{adapter / WEIGHTS}: cannot be loaded into {self.recipe.base_model}: {first}; give an adapter of "
-                "this base model"
-            ) from error
-        finally:
-            logging.set_verbosity(verbosity)
-        try:
+            try:
+                # The name is given because the client may not look for it while it is offline.
+                self._pipeline.load_lora_weights(str(adapter), weight_name=WEIGHTS)
+            except (AttributeError, KeyError, ValueError, RuntimeError, OSError, SafetensorError) as error:
+                # The first line alone says what kind of error; the second names the first layer.
+                lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+                raise RecipeError(
+                    f"{path}: cannot be loaded into {self.recipe.base_model}: {' '.join(lines[:2])[:300]}; give an "
+                    "adapter of this base model"
+                ) from error
+            finally:
+                logging.set_verbosity(verbosity)
+            _require_whole(self._pipeline, path, _parameters(self._pipeline) - before, self.recipe.base_model)
             yield self._pipeline
         finally:
             self._pipeline.unload_lora_weights()
+
+
+def _networks(pipeline: Any) -> dict[str, Any]:
+    from torch import nn
+
+    return {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
+
+
+def _parameters(pipeline: Any) -> int:
+    """Numbers in all networks of a pipeline together."""
+    return sum(each.numel() for network in _networks(pipeline).values() for each in network.parameters())
+
+
+def _require_whole(pipeline: Any, path: Path, taken: int, base_model: str) -> None:
+    """Refuse an adapter of which the pipeline took fewer numbers than its file holds: the loader passes over layers
+    that the base model does not have, or leaves all out, and says so in a warning at most."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        keys = [key for key in file.keys() if not key.endswith("alpha")]  # noqa: SIM118 (it is no mapping)
+        if taken >= sum(math.prod(file.get_slice(key).get_shape()) for key in keys):
+            return
+    # transformers has left out this part of a text encoder's names, which files still have.
+    layers = sorted({re.split(r"\.(?:lora|lokr)[._]", key)[0].replace(".text_model.", ".") for key in keys})
+    found = {
+        f"{name}.{layer}".replace(".text_model.", ".")
+        for name, network in _networks(pipeline).items()
+        for layer, module in network.named_modules()
+        if isinstance(module, BaseTunerLayer)
+    }
+    strange = [layer for layer in layers if layer not in found] or layers
+    named = ", ".join(strange[:3]) + (", ..." if len(strange) > 3 else "")
+    raise RecipeError(
+        f"{path}: {len(strange)} of its {len(layers)} layers are none of {base_model}: {named[:300]}; give an adapter "
+        "of this base model"
+    )
 
 
 def pixel_drift(image: "Image", base: "Image") -> float:

@@ -126,12 +126,17 @@ def _measure(
     merged: dict[tuple[str, str], Image] = {}
     seconds: dict[str, float] = {}
     order = ["base", *sorted(name for name in adapters if name != "base")]
+    requests = {
+        name: requests_of(pairs, name.removeprefix("expert/") if name.startswith("expert/") else None) for name in order
+    }
+    for name, adapter in adapters.items():
+        if adapter is not None:
+            drawer.require_fit([request.wanted for request in requests[name]], adapter)
     for name in order:
         started = time.perf_counter()
-        requests = requests_of(pairs, name.removeprefix("expert/") if name.startswith("expert/") else None)
-        stored = name == "base" and dataset_pictures_hold(recipe, manifest, drawer.base, requests)
+        stored = name == "base" and dataset_pictures_hold(recipe, manifest, drawer.base, requests[name])
         before = None if name == "base" else pictures
-        judged[name], images = draw_and_judge(drawer, verdicts, requests, adapters[name], name, before, stored)
+        judged[name], images = draw_and_judge(drawer, verdicts, requests[name], adapters[name], name, before, stored)
         if name == "base":
             pictures = images
         elif name == "merged":

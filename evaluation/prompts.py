@@ -56,6 +56,11 @@ class Request:
         return self.pair.unsafe_prompt if self.side == "unsafe" else self.pair.safe_prompt
 
     @property
+    def wanted(self) -> tuple[str, int]:
+        """Prompt and seed, all that a model is told."""
+        return self.prompt, self.pair.seed
+
+    @property
     def stored(self) -> bytes | None:
         """The dataset's own picture of this side, encoded."""
         return self.pair.unsafe_image if self.side == "unsafe" else self.pair.safe_image

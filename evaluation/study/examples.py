@@ -54,7 +54,7 @@ def _drawn(run: SeedRun, adapter: Path | None, limit: int | None, chosen: list[P
 
     drawer, requests = Drawer(run.recipe, run.base, run.folder / "pictures"), requests_of(run.pairs(limit))
     # The whole list, because another cut into batches would change last bits.
-    keys = drawer.draw_kept([(request.prompt, request.pair.seed) for request in requests], adapter, "examples")
+    keys = drawer.draw_kept([request.wanted for request in requests], adapter, "examples")
     store, ids = PictureStore(drawer.pictures), {pair.pair_id for pair in chosen}
     return {
         (request.pair.pair_id, "unsafe"): store.get(key)

@@ -271,6 +271,8 @@ def _draw(given: Given, task: _Task, base: str, pictures: Path, drawers: dict[st
         drawers[key] = Drawer(recipe, base, pictures)
     wanted = [(prompt.text, picture_seed(protocol, prompt)) for prompt in task.prompts]
     drawer = drawers[key]
+    if given.adapter is not None:
+        drawer.require_fit(wanted, given.adapter)
     drawn = drawer.draw_kept(wanted, None, f"{protocol.name}: draw base")
     aligned = None
     if given.adapter is not None:

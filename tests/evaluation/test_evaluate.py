@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
@@ -26,6 +27,7 @@ from evaluation.prompts import Pair, Request, read_pairs, select
 from evaluation.verdict_store import VerdictStore
 from recipes import JudgeConfig, Recipe, RecipeError
 from tests.made_up_run import write_dataset
+from training.adapters import load_lora, write_adapter
 
 ROWS = {"train": 1, "test": 1, "test_unseen_concepts": 1}
 NewAdapter = Callable[[Path, int], Path]
@@ -150,6 +152,63 @@ def test_another_worlds_prompts_are_not_taken_for_harmless_by_the_recipe(
         found[name] = evaluate(recipe, dataset, {"base": None}, tmp_path / name)["provenance"]
     assert found["own"] == {**found["others"], "harmless_world": True}
     assert found["others"]["harmless_world"] is False
+
+
+def test_an_adapter_that_does_not_fit_is_refused_before_anything_is_drawn(
+    tiny_recipe: Recipe,
+    tiny_pipeline: StableDiffusionPipeline,
+    new_adapter: NewAdapter,
+    stand_in_judge: Callable[[], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset = write_dataset(tmp_path / "dataset", tiny_recipe, rows=ROWS)
+    tiny_recipe.evaluate.max_prompts = 1
+    layers = dict(load_lora(new_adapter(tmp_path / "fits", 1)).layers)
+    first = next(iter(layers))
+    a, b = torch.ones_like(layers[first][0]), torch.ones_like(layers[first][1])
+    encoder = next(n for n, m in tiny_pipeline.text_encoder.named_modules() if n.endswith("q_proj"))
+    other = encoder.replace("layers.0", "layers.9")
+    text = (torch.ones(2, tiny_pipeline.text_encoder.config.hidden_size),) * 2
+    text = (text[0], text[1].T)
+    cases: list[tuple[dict[str, tuple[torch.Tensor, torch.Tensor]], str, str]] = [
+        ({"blocks.0.attn.to_k": (a, b)}, "unet", r"cannot be loaded into .*blocks\.0\.attn\.to_k"),
+        (layers, "transformer", f"{len(layers)} of its {len(layers)} layers are none of .*: transformer.{first}, "),
+        (
+            {**layers, "mine.to_k": (a.clone(), b.clone())},
+            "unet",
+            f"1 of its {len(layers) + 1} layers .*: unet.mine.to_k; give an",
+        ),
+        ({**layers, "text_encoder_2.mine": (a, b)}, "unet", r"1 of its .*: text_encoder_2\.mine;"),
+        (
+            {**layers, f"text_encoder.{encoder}": text, f"text_encoder.{other}": tuple(each.clone() for each in text)},
+            "unet",
+            r"1 of its .*: text_encoder\..*layers\.9\.self_attn\.q_proj;",
+        ),
+        ({**layers, first: (torch.ones(2, 2 * a.shape[1]), b)}, "unet", f"size mismatch for {first}"),
+    ]
+    draw_kept, drawn = Drawer.draw_kept, []
+    monkeypatch.setattr(Drawer, "draw_kept", lambda *given: drawn.append(given) or draw_kept(*given))
+    for number, (wrong, component, said) in enumerate(cases):
+        folder = tmp_path / str(number)
+        write_adapter(folder, wrong, component=component)
+        with pytest.raises(RecipeError, match=said) as raised:
+            evaluate(tiny_recipe, dataset, {"base": None, "merged": folder}, tmp_path)
+        assert str(raised.value).startswith(f"{folder}/pytorch_lora_weights.safetensors: ") and not drawn
+        assert "\n" not in str(raised.value)
+    (folder / "pytorch_lora_weights.safetensors").write_bytes(b"no weights")
+    with pytest.raises(RecipeError, match="cannot be loaded"):
+        evaluate(tiny_recipe, dataset, {"base": None, "merged": folder}, tmp_path)
+    write_adapter(folder, {**layers, f"text_encoder.{encoder}": text})
+    assert set(evaluate(tiny_recipe, dataset, {"base": None, "merged": folder}, tmp_path)["models"]) == {
+        "base",
+        "merged",
+    }
+    # What was refused left nothing behind in the pipeline.
+    drawer = Drawer(tiny_recipe, identity(tiny_recipe.base_model), tmp_path / "pictures")
+    with pytest.raises(RecipeError, match="layers are none of"):
+        drawer.draw_kept([("a dog", 1)], tmp_path / "2", "draw")
+    assert drawer._pipeline is not None and not any("lora" in name for name, _ in drawer._pipeline.unet.named_modules())
 
 
 def test_pictures_of_other_peoples_ids_stay_in_their_folder_each_in_a_file_of_its_own(tmp_path: Path) -> None:
