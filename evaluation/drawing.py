@@ -1,13 +1,12 @@
 """Pictures of the base model and of the base model with an adapter, for the same prompts and seeds.
 
-Draws through `dataset_builder.renderer`, and takes the base model's pictures from the dataset where they are the same
-ones; judging them is left to `evaluation.evaluate`."""
+Draws through `dataset_builder.renderer`. Those that a dataset brings along are `evaluation.stored`'s, judging is
+`evaluation.judging`'s."""
 
 import hashlib
-import io
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,8 @@ from recipes import Recipe, RecipeError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from dataset_builder.pictures import PictureStore
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 
@@ -33,20 +34,21 @@ def adapter_identity(folder: Path) -> str:
     return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def decode(png: bytes) -> "Image":
-    """The picture in an encoded file, as RGB."""
-    from PIL import Image
+class Drawn(Sequence["Image"]):
+    """Pictures of a store in an order of their own. One is read each time it is asked for: a split of pictures need not
+    fit into memory."""
 
-    return Image.open(io.BytesIO(png)).convert("RGB")
+    def __init__(self, store: "PictureStore", keys: list[str]) -> None:
+        self._store, self._keys = store, keys
 
+    def __len__(self) -> int:
+        return len(self._keys)
 
-def dataset_pictures_hold(recipe: Recipe, manifest: dict[str, Any], base: str, requests: list[Request]) -> bool:
-    """Whether the dataset's pictures are what this recipe's base model would draw: same model, same settings."""
-    from dataset_builder.renderer import renderer_identity
-
-    drawn_by = manifest.get("models", {}).get("renderer")
-    same_settings = drawn_by == renderer_identity(base, recipe.render)
-    return same_settings and all(request.pair.t2i == base and request.stored is not None for request in requests)
+    def __getitem__(self, place: Any) -> Any:
+        """The picture at a place, or those of a slice."""
+        if isinstance(place, slice):
+            return Drawn(self._store, self._keys[place])
+        return self._store.get(self._keys[place])
 
 
 class Drawer:
@@ -67,13 +69,21 @@ class Drawer:
         # Any, because load_lora_weights stands in a mixin that most pipelines have and their base class has not.
         self._pipeline: Any = None
 
-    def draw(self, requests: list[Request], adapter: Path | None, desc: str) -> "list[Image]":
+    def draw(self, requests: list[Request], adapter: Path | None, desc: str) -> Drawn:
         """The pictures of `requests`, in their order; those already kept are not drawn again."""
         from dataset_builder.pictures import PictureStore
 
-        store = PictureStore(self.pictures)
-        wanted = [request.wanted for request in requests]
-        return [store.get(key) for key in self.draw_kept(wanted, adapter, desc)]
+        keys = self.draw_kept([request.wanted for request in requests], adapter, desc)
+        return Drawn(PictureStore(self.pictures), keys)
+
+    def draw_again(self, wanted: list[tuple[str, int]]) -> "list[Image]":
+        """The base model's pictures of prompts and seeds, whatever is kept, and kept nowhere: in the store they would
+        stand among pictures of other batches."""
+        from dataset_builder.renderer import Renderer
+
+        with self._with_adapter(None) as pipeline:
+            renderer = Renderer(pipeline, self.recipe.render, self._identity(None))
+            return renderer.render([prompt for prompt, _ in wanted], [seed for _, seed in wanted])
 
     def require_fit(self, wanted: list[tuple[str, int]], adapter: Path) -> None:
         """Load an adapter and take it out again, unless all its pictures of `wanted`, prompts and seeds, are kept:
@@ -84,18 +94,24 @@ class Drawer:
         """
         from dataset_builder.pictures import PictureStore
 
-        if PictureStore(self.pictures).missing(self._keys(wanted, adapter)):
+        if PictureStore(self.pictures).missing(self.keys(wanted, adapter)):
             with self._with_adapter(adapter):
                 pass
 
     def _identity(self, adapter: Path | None) -> str:
         return self.base if adapter is None else f"{self.base}+{adapter_identity(adapter)}"
 
-    def _keys(self, wanted: list[tuple[str, int]], adapter: Path | None) -> list[str]:
-        from dataset_builder.pictures import picture_key
+    def drawn_by(self, adapter: Path | None) -> str:
+        """Identity of the base model, or of it with an adapter, under the recipe's settings."""
         from dataset_builder.renderer import renderer_identity
 
-        drawn_by = renderer_identity(self._identity(adapter), self.recipe.render)
+        return renderer_identity(self._identity(adapter), self.recipe.render)
+
+    def keys(self, wanted: list[tuple[str, int]], adapter: Path | None) -> list[str]:
+        """Keys of pictures in the store, drawn or not, in the order of `wanted`."""
+        from dataset_builder.pictures import picture_key
+
+        drawn_by = self.drawn_by(adapter)
         return [picture_key(drawn_by, prompt, seed) for prompt, seed in wanted]
 
     def draw_kept(self, wanted: list[tuple[str, int]], adapter: Path | None, desc: str) -> list[str]:
@@ -113,7 +129,7 @@ class Drawer:
         from dataset_builder.pictures import PictureStore
         from dataset_builder.renderer import Renderer, draw_missing
 
-        store, keys = PictureStore(self.pictures), self._keys(wanted, adapter)
+        store, keys = PictureStore(self.pictures), self.keys(wanted, adapter)
         if not store.missing(keys):
             return keys
         with self._with_adapter(adapter) as pipeline:

@@ -4,6 +4,7 @@ Which pairs is decided by their ids, never by how the pictures came out."""
 
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +49,8 @@ def _save(image: "Image", path: Path) -> str:
 def write_examples(
     folder: Path,
     pairs: list[Pair],
-    before: "dict[tuple[str, str], Image]",
-    after: "dict[tuple[str, str], Image]",
+    before: "Mapping[tuple[str, str], Image]",
+    after: "Mapping[tuple[str, str], Image]",
     judged: dict[str, list[Judged]],
     harmless: bool,
     variant: str | None = None,
@@ -60,8 +61,8 @@ def write_examples(
     Args:
         folder (`Path`): OUT/evaluation, or a study's folder.
         pairs (`list[Pair]`): of the split `test`.
-        before, after (`dict`): pictures of the base and of the merged model by (pair id, side); `after` may be empty,
-            where no merged model was evaluated: then there are no examples.
+        before, after (`Mapping`): pictures of the base and of the merged model by (pair id, side); `after` may be
+            empty, where no merged model was evaluated: then there are no examples.
         judged (`dict[str, list[Judged]]`): what the judge says, by model.
         harmless (`bool`): whether the world is harmless; only then are the prompts written too.
         variant (`str`, *optional*): what `merged` is, where a study has several.

@@ -62,6 +62,13 @@ def test_the_suite_is_the_evaluation_of_a_run_under_the_named_protocol(
         with pytest.raises(KeyboardInterrupt):
             run_emoji_world(suite, again, Recipe(), tmp_path)
         assert (tmp_path / "suites" / "emoji-world" / "results.json").is_file() == stays
+    monkeypatch.undo()
+    verdicts = tmp_path / "suites" / "emoji-world" / "evaluation" / "verdicts.jsonl"
+    for damaged in (verdicts.read_text("utf8")[:-20], "[]\n"):
+        new_adapter(tmp_path / "merged", 2)
+        verdicts.write_text(damaged, "utf8")
+        with pytest.raises(RecipeError, match=r"verdicts\.jsonl: cannot be read .*; delete results\.json beside it"):
+            run_emoji_world(suite, again, Recipe(), tmp_path)
 
 
 def test_a_test_needs_a_reader_only_where_its_rate_reads_prompts() -> None:
