@@ -247,7 +247,7 @@ def test_the_verb_writes_the_cards_of_what_a_run_holds(run: Path, adapter: Path)
     assert done.exit_code == 0 and "without results" not in done.output
     assert metadata(adapter / "README.md")["model-index"]
 
-    for damaged in (json.dumps(made_up)[:-9], "[]", "{}", '{"models": [1]}'):
+    for damaged in (json.dumps(made_up)[:-9], "[]", "{}", '{"models": [1]}', '{"models": {"base": {}}}'):
         (run / "evaluation" / "results.json").write_text(damaged, "utf8")
         cut = CliRunner().invoke(app, ["cards", "--out", str(run)])
         assert isinstance(cut.exception, RecipeError) and "coprov2 evaluate" in str(cut.exception)
