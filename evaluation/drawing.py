@@ -168,7 +168,9 @@ class Drawer:
             _require_whole(self._pipeline, path, _parameters(self._pipeline) - before, self.recipe.base_model)
             yield self._pipeline
         finally:
-            self._pipeline.unload_lora_weights()
+            # A pipeline without the mixin has refused above.
+            if hasattr(self._pipeline, "unload_lora_weights"):
+                self._pipeline.unload_lora_weights()
 
 
 def _networks(pipeline: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -209,6 +210,11 @@ def test_an_adapter_that_does_not_fit_is_refused_before_anything_is_drawn(
         "base",
         "merged",
     }
+    # A pipeline that takes no adapter at all says so too.
+    drawer = Drawer(tiny_recipe, identity(tiny_recipe.base_model), tmp_path / "pictures")
+    drawer._pipeline = SimpleNamespace(components={})
+    with pytest.raises(RecipeError, match=r"cannot be loaded into .*'load_lora_weights'"):
+        drawer.require_fit([("a dog", 1)], folder)
     # What was refused left nothing behind in the pipeline.
     drawer = Drawer(tiny_recipe, identity(tiny_recipe.base_model), tmp_path / "pictures")
     with pytest.raises(RecipeError, match="layers are none of"):
