@@ -5,7 +5,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-from cards.adapter_results import MEASURES, check_results, dataset_version, eval_results, protocol_of, result_rows
+from cards.adapter_results import (
+    MEASURES,
+    check_results,
+    dataset_version,
+    eval_results,
+    protocol_of,
+    result_rows,
+    shows_harmless,
+)
 from cards.citation import citation
 from cards.escaping import Safe, literal, plain
 from cards.facts import AdapterFacts, adapter_facts
@@ -13,7 +21,6 @@ from cards.gallery import place_examples, place_picture
 from cards.gating import ADAPTER_PROMPT, gating
 from cards.writing import environment, repository_name, write_card
 from evaluation.drawing import WEIGHTS, adapter_identity
-from evaluation.scene_readers import is_harmless
 from recipes import Recipe, RecipeError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -109,7 +116,7 @@ def card_body(
         .render(
             recipe=recipe,
             facts=facts,
-            harmless=is_harmless(recipe),
+            harmless=shows_harmless(recipe, results),
             dataset=dataset,
             dataset_version=dataset_version(results),
             dataset_revision=dataset_revision,
@@ -168,7 +175,7 @@ def write_adapter_card(
     _check_names(dataset_revision, new_version)
     if results is not None:
         check_results(results, model, measured, adapter)
-    harmless = is_harmless(recipe)
+    harmless = shows_harmless(recipe, results)
     base = identity(recipe.base_model, recipe.revision)
     dataset = repository_name(recipe, recipe.publish.dataset, "dataset")
     version = dataset_version(results)

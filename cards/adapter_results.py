@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cards.escaping import Safe, plain
+from evaluation.scene_readers import is_harmless
 from recipes import Recipe, RecipeError
 
 # Measures that stand in the model-index and in the card's table, and what each says.
@@ -57,6 +58,12 @@ def dataset_version(results: dict[str, Any] | None) -> str | None:
     """The version of the dataset that results were measured on, where they say it."""
     version = results["provenance"]["dataset"].get("version") if results is not None else None
     return None if version is None else plain(version)
+
+
+def shows_harmless(recipe: Recipe, results: dict[str, Any] | None) -> bool:
+    """Whether a card needs no warning: the recipe is the emoji world's, and so is what was evaluated, where anything
+    was."""
+    return is_harmless(recipe) and (results is None or results["provenance"].get("harmless_world") is True)
 
 
 def check_results(results: dict[str, Any], model: str, measured: str, adapter: Path) -> None:

@@ -63,9 +63,20 @@ def _results(path: Path) -> dict[str, Any] | None:
         results = json.loads(path.read_text("utf8"))
     except (ValueError, RecursionError):
         results = None
-    if not isinstance(results, dict) or not isinstance(results.get("models"), dict):
+    if not _whole(results):
         raise RecipeError(f"{path}: not an evaluation's results; run `coprov2 evaluate` again, or remove it")
-    return results
+    return dict(results)
+
+
+def _whole(results: Any) -> bool:
+    """Whether results hold the mappings that a card reads: models by name, and what they follow from."""
+    if not isinstance(results, dict):
+        return False
+    models, provenance = results.get("models"), results.get("provenance")
+    read = [models, provenance]
+    read += list(models.values()) if isinstance(models, dict) else []
+    read += [provenance.get(name) for name in ("adapters", "dataset")] if isinstance(provenance, dict) else []
+    return all(isinstance(value, dict) for value in read) and "base" in results["models"]
 
 
 def register(app: typer.Typer) -> None:

@@ -103,14 +103,14 @@ def card_body(
     """The Markdown of a dataset card.
 
     Args:
-        recipe (`Recipe`): its section `publish`; that it is the emoji world's decides whether there is a warning.
+        recipe (`Recipe`): its section `publish`; a warning is left out where it and the manifest are the emoji world's.
         facts (`DatasetFacts`): of the manifest.
         types (`dict[str, str]`): type by column. counts (`dict[str, Counter]`): rows by split and category.
         configs (`list[str]`): that the dataset has. licence (`str`): the Hub's name of it.
         changelog (`bool`): whether the repository has a CHANGELOG.md.
     """
     categories = sorted({name for split in counts.values() for name in split})
-    harmless = is_harmless(recipe) and facts.imported is None
+    harmless = is_harmless(recipe) and facts.emoji_world
     repository = repository_name(recipe, recipe.publish.dataset, "dataset")
     title = facts.name or recipe.name
     fingerprint = ("fingerprint", facts.fingerprint) if facts.fingerprint else None
@@ -150,7 +150,7 @@ def write_dataset_card(recipe: Recipe, dataset: Path) -> Path:
     """Write README.md and `images/splits.png` of a dataset folder.
 
     Args:
-        recipe (`Recipe`): its section `publish`; that it is the emoji world's decides whether there is a warning.
+        recipe (`Recipe`): its section `publish`; a warning is left out where it and the manifest are the emoji world's.
         dataset (`Path`): folder with the Parquet files and `coprov2.json`; a CHANGELOG.md in it is linked.
 
     Returns:
@@ -170,7 +170,7 @@ def write_dataset_card(recipe: Recipe, dataset: Path) -> Path:
     types, counts = _read(dataset, configs[0])
     # What others made is not the recipe's: neither its harmlessness nor its default licence can be said of it.
     imported = facts.imported is not None
-    harmless = is_harmless(recipe) and not imported
+    harmless = is_harmless(recipe) and facts.emoji_world
     licence = recipe.publish.licence
     licence = "unknown" if imported and licence == PublishConfig().licence else licence
     tags = ["safety", "preference", "dpo", "text-to-image", "coprov2"]

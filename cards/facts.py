@@ -6,6 +6,7 @@ from typing import Any
 
 from dataset_builder.schema import MANIFEST
 from evaluation.prompts import read_manifest
+from evaluation.scene_readers import is_emoji_world
 from recipes import RecipeError
 
 # Steps and reasons of a manifest that a card lists; a build has some ten of each.
@@ -35,6 +36,7 @@ class DatasetFacts:
             which two prompts count as one, where it is stated.
         files (`dict[str, Any]`): the Parquet files, by name.
         contributed (`int`): pairs that people contributed, of all versions so far.
+        emoji_world (`bool`): whether the manifest says throughout that the emoji world's models made it.
     """
 
     name: str | None = None
@@ -50,6 +52,7 @@ class DatasetFacts:
     near_duplicate: float | None = None
     files: dict[str, Any] = field(default_factory=dict)
     contributed: int = 0
+    emoji_world: bool = False
 
 
 class _Reader:
@@ -108,6 +111,7 @@ def dataset_facts(folder: Path) -> DatasetFacts:
         near_duplicate=read.get(build, "near_duplicate", (int, float), None, "recipe.build."),
         files=read.get(manifest, "files", dict, {}),
         contributed=read.get(manifest, "contributed", int, 0),
+        emoji_world=is_emoji_world(manifest),
     )
 
 

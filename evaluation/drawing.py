@@ -1,11 +1,12 @@
 """Pictures of the base model and of the base model with an adapter, for the same prompts and seeds.
 
-Draws through `dataset_builder.renderer`, and takes the base model's pictures from the dataset where they are the same
-ones; judging them is left to `evaluation.evaluate`."""
+Draws through `dataset_builder.renderer`. Those that a dataset brings along are `evaluation.stored`'s, judging is
+`evaluation.judging`'s."""
 
 import hashlib
-import io
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from recipes import Recipe, RecipeError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from dataset_builder.pictures import PictureStore
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 
@@ -31,20 +34,21 @@ def adapter_identity(folder: Path) -> str:
     return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def decode(png: bytes) -> "Image":
-    """The picture in an encoded file, as RGB."""
-    from PIL import Image
+class Drawn(Sequence["Image"]):
+    """Pictures of a store in an order of their own. One is read each time it is asked for: a split of pictures need not
+    fit into memory."""
 
-    return Image.open(io.BytesIO(png)).convert("RGB")
+    def __init__(self, store: "PictureStore", keys: list[str]) -> None:
+        self._store, self._keys = store, keys
 
+    def __len__(self) -> int:
+        return len(self._keys)
 
-def dataset_pictures_hold(recipe: Recipe, manifest: dict[str, Any], base: str, requests: list[Request]) -> bool:
-    """Whether the dataset's pictures are what this recipe's base model would draw: same model, same settings."""
-    from dataset_builder.renderer import renderer_identity
-
-    drawn_by = manifest.get("models", {}).get("renderer")
-    same_settings = drawn_by == renderer_identity(base, recipe.render)
-    return same_settings and all(request.pair.t2i == base and request.stored is not None for request in requests)
+    def __getitem__(self, place: Any) -> Any:
+        """The picture at a place, or those of a slice."""
+        if isinstance(place, slice):
+            return Drawn(self._store, self._keys[place])
+        return self._store.get(self._keys[place])
 
 
 class Drawer:
@@ -65,13 +69,50 @@ class Drawer:
         # Any, because load_lora_weights stands in a mixin that most pipelines have and their base class has not.
         self._pipeline: Any = None
 
-    def draw(self, requests: list[Request], adapter: Path | None, desc: str) -> "list[Image]":
+    def draw(self, requests: list[Request], adapter: Path | None, desc: str) -> Drawn:
         """The pictures of `requests`, in their order; those already kept are not drawn again."""
         from dataset_builder.pictures import PictureStore
 
-        store = PictureStore(self.pictures)
-        wanted = [(request.prompt, request.pair.seed) for request in requests]
-        return [store.get(key) for key in self.draw_kept(wanted, adapter, desc)]
+        keys = self.draw_kept([request.wanted for request in requests], adapter, desc)
+        return Drawn(PictureStore(self.pictures), keys)
+
+    def draw_again(self, wanted: list[tuple[str, int]]) -> "list[Image]":
+        """The base model's pictures of prompts and seeds, whatever is kept, and kept nowhere: in the store they would
+        stand among pictures of other batches."""
+        from dataset_builder.renderer import Renderer
+
+        with self._with_adapter(None) as pipeline:
+            renderer = Renderer(pipeline, self.recipe.render, self._identity(None))
+            return renderer.render([prompt for prompt, _ in wanted], [seed for _, seed in wanted])
+
+    def require_fit(self, wanted: list[tuple[str, int]], adapter: Path) -> None:
+        """Load an adapter and take it out again, unless all its pictures of `wanted`, prompts and seeds, are kept:
+        whoever draws much before asks first.
+
+        Raises:
+            `RecipeError`: where it, or a layer of it, does not fit the base model.
+        """
+        from dataset_builder.pictures import PictureStore
+
+        if PictureStore(self.pictures).missing(self.keys(wanted, adapter)):
+            with self._with_adapter(adapter):
+                pass
+
+    def _identity(self, adapter: Path | None) -> str:
+        return self.base if adapter is None else f"{self.base}+{adapter_identity(adapter)}"
+
+    def drawn_by(self, adapter: Path | None) -> str:
+        """Identity of the base model, or of it with an adapter, under the recipe's settings."""
+        from dataset_builder.renderer import renderer_identity
+
+        return renderer_identity(self._identity(adapter), self.recipe.render)
+
+    def keys(self, wanted: list[tuple[str, int]], adapter: Path | None) -> list[str]:
+        """Keys of pictures in the store, drawn or not, in the order of `wanted`."""
+        from dataset_builder.pictures import picture_key
+
+        drawn_by = self.drawn_by(adapter)
+        return [picture_key(drawn_by, prompt, seed) for prompt, seed in wanted]
 
     def draw_kept(self, wanted: list[tuple[str, int]], adapter: Path | None, desc: str) -> list[str]:
         """Draw prompts with their seeds into the store, without holding pictures in memory.
@@ -85,17 +126,15 @@ class Drawer:
             `list[str]`: keys of the pictures in the store, in the order of `wanted`. Where all stand already, no model
             is loaded.
         """
-        from dataset_builder.pictures import PictureStore, picture_key
-        from dataset_builder.renderer import Renderer, draw_missing, renderer_identity
+        from dataset_builder.pictures import PictureStore
+        from dataset_builder.renderer import Renderer, draw_missing
 
-        identity = self.base if adapter is None else f"{self.base}+{adapter_identity(adapter)}"
-        store = PictureStore(self.pictures)
-        drawn_by = renderer_identity(identity, self.recipe.render)
-        keys = [picture_key(drawn_by, prompt, seed) for prompt, seed in wanted]
+        store, keys = PictureStore(self.pictures), self.keys(wanted, adapter)
         if not store.missing(keys):
             return keys
         with self._with_adapter(adapter) as pipeline:
-            return draw_missing(Renderer(pipeline, self.recipe.render, identity), wanted, store, desc)
+            renderer = Renderer(pipeline, self.recipe.render, self._identity(adapter))
+            return draw_missing(renderer, wanted, store, desc)
 
     @contextmanager
     def _with_adapter(self, adapter: Path | None) -> Iterator[Any]:
@@ -107,25 +146,68 @@ class Drawer:
             yield self._pipeline
             return
         from diffusers.utils import logging
+        from safetensors import SafetensorError
 
-        verbosity = logging.get_verbosity()
+        path, before, verbosity = adapter / WEIGHTS, _parameters(self._pipeline), logging.get_verbosity()
         # It would warn that an adapter of the UNet holds nothing for the text encoder, which is as it should be.
-        logging.set_verbosity_error()
+        # Of what cannot be loaded the error below says enough.
+        logging.set_verbosity(logging.CRITICAL)
         try:
-            # The name is given because the client may not look for it while it is offline.
-            self._pipeline.load_lora_weights(str(adapter), weight_name=WEIGHTS)
-        except (AttributeError, KeyError, ValueError, RuntimeError, OSError) as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            raise RecipeError(
-                f"{adapter / WEIGHTS}: cannot be loaded into {self.recipe.base_model}: {first}; give an adapter of "
-                "this base model"
-            ) from error
-        finally:
-            logging.set_verbosity(verbosity)
-        try:
+            try:
+                # The name is given because the client may not look for it while it is offline.
+                self._pipeline.load_lora_weights(str(adapter), weight_name=WEIGHTS)
+            except (AttributeError, KeyError, ValueError, RuntimeError, OSError, SafetensorError) as error:
+                # The first line alone says what kind of error; the second names the first layer.
+                lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+                raise RecipeError(
+                    f"{path}: cannot be loaded into {self.recipe.base_model}: {' '.join(lines[:2])[:300]}; give an "
+                    "adapter of this base model"
+                ) from error
+            finally:
+                logging.set_verbosity(verbosity)
+            _require_whole(self._pipeline, path, _parameters(self._pipeline) - before, self.recipe.base_model)
             yield self._pipeline
         finally:
-            self._pipeline.unload_lora_weights()
+            # A pipeline without the mixin has refused above.
+            if hasattr(self._pipeline, "unload_lora_weights"):
+                self._pipeline.unload_lora_weights()
+
+
+def _networks(pipeline: Any) -> dict[str, Any]:
+    from torch import nn
+
+    return {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
+
+
+def _parameters(pipeline: Any) -> int:
+    """Numbers in all networks of a pipeline together."""
+    return sum(each.numel() for network in _networks(pipeline).values() for each in network.parameters())
+
+
+def _require_whole(pipeline: Any, path: Path, taken: int, base_model: str) -> None:
+    """Refuse an adapter of which the pipeline took fewer numbers than its file holds: the loader passes over layers
+    that the base model does not have, or leaves all out, and says so in a warning at most."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        keys = [key for key in file.keys() if not key.endswith("alpha")]  # noqa: SIM118 (it is no mapping)
+        if taken >= sum(math.prod(file.get_slice(key).get_shape()) for key in keys):
+            return
+    # transformers has left out this part of a text encoder's names, which files still have.
+    layers = sorted({re.split(r"\.(?:lora|lokr)[._]", key)[0].replace(".text_model.", ".") for key in keys})
+    found = {
+        f"{name}.{layer}".replace(".text_model.", ".")
+        for name, network in _networks(pipeline).items()
+        for layer, module in network.named_modules()
+        if isinstance(module, BaseTunerLayer)
+    }
+    strange = [layer for layer in layers if layer not in found] or layers
+    named = ", ".join(strange[:3]) + (", ..." if len(strange) > 3 else "")
+    raise RecipeError(
+        f"{path}: {len(strange)} of its {len(layers)} layers are none of {base_model}: {named[:300]}; give an adapter "
+        "of this base model"
+    )
 
 
 def pixel_drift(image: "Image", base: "Image") -> float:

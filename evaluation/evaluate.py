@@ -7,24 +7,22 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dataset_builder.disk import disk_full_said
 from evaluation.alone import alone
-from evaluation.drawing import Drawer, adapter_identity, dataset_pictures_hold
+from evaluation.drawing import Drawer, adapter_identity
 from evaluation.examples import write_examples
-from evaluation.judging import asked_of, draw_and_judge, requests_of
+from evaluation.judging import Pictures, asked_of, draw_and_judge, requests_of
 from evaluation.measures import MAIN_SPLIT, Judged, summarise
 from evaluation.prompts import Pair, prompts_sha256, read_manifest, read_pairs, select
 from evaluation.protocols.of_recipe import stated_protocol
 from evaluation.protocols.protocol import ProtocolRecord
 from evaluation.scene_readers import is_harmless
+from evaluation.stored import take_stored
 from evaluation.verdict_store import VerdictStore
 from recipes import Recipe, RecipeError
 from recipes.writing import read_json, whole_file, write_json
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 # Part of the fingerprint: raised when the same inputs would give other figures.
 PROTOCOL = 2
@@ -54,15 +52,19 @@ def _provenance(
         "merge": asdict(recipe.merge),
         "dataset": {"version": manifest.get("version"), "prompts_sha256": prompts_sha256(pairs)},
         "prompts": {split: len(pairs[split]) for split in pairs},
-        "harmless_world": is_harmless(recipe),
+        "harmless_world": is_harmless(recipe, manifest),
     }
 
 
-def _check(recipe: Recipe, adapters: dict[str, Path | None], pairs: dict[str, list[Pair]]) -> None:
+def _check(recipe: Recipe, dataset: Path, adapters: dict[str, Path | None], pairs: dict[str, list[Pair]]) -> None:
     if adapters.get("base", ...) is not None:
         raise RecipeError("adapters: expected `base` with no folder, because every measure is a comparison with it")
     if MAIN_SPLIT not in recipe.evaluate.splits:
         raise RecipeError(f"evaluate.splits: found {recipe.evaluate.splits}, expected `{MAIN_SPLIT}` among them")
+    if not pairs[MAIN_SPLIT]:
+        raise RecipeError(
+            f"{dataset}: its split {MAIN_SPLIT} holds no pair that could be drawn; give a dataset with some"
+        )
     categories = {pair.category for rows in pairs.values() for pair in rows}
     for name in adapters:
         if name not in ("base", "merged") and not name.startswith(("expert/", "merge/")):
@@ -96,12 +98,13 @@ def evaluate(recipe: Recipe, dataset: Path, adapters: dict[str, Path | None], ou
     protocol, stated = stated_protocol(recipe, every)
     pairs = {split: select(rows, recipe.evaluate.max_prompts) for split, rows in every.items()}
     del every
-    _check(recipe, adapters, pairs)
+    _check(recipe, dataset, adapters, pairs)
     provenance = _provenance(recipe, dataset, adapters, pairs, protocol)
     folder = out / "evaluation"
     path = folder / "results.json"
     done = read_json(path)
-    if done.get("provenance") == provenance and (folder / "examples.json").is_file():
+    whole = isinstance(done.get("models"), dict) and (folder / "examples.json").is_file()
+    if done.get("provenance") == provenance and whole:
         return done
     with disk_full_said(folder), alone(folder, "evaluation"):
         return _measure(recipe, dataset, adapters, pairs, folder, {"protocol": stated, "provenance": provenance})
@@ -120,18 +123,22 @@ def _measure(
     asked = asked_of(recipe, pairs)
     drawer = Drawer(recipe, provenance["base_model"], folder / "pictures")
     verdicts = VerdictStore(folder / "verdicts.sqlite")
-    manifest = read_manifest(dataset)
     judged: dict[str, list[Judged]] = {}
-    pictures: dict[tuple[str, str], Image] = {}
-    merged: dict[tuple[str, str], Image] = {}
+    pictures, merged = Pictures(), Pictures()
     seconds: dict[str, float] = {}
     order = ["base", *sorted(name for name in adapters if name != "base")]
+    requests = {
+        name: requests_of(pairs, name.removeprefix("expert/") if name.startswith("expert/") else None) for name in order
+    }
+    for name, adapter in adapters.items():
+        if adapter is not None:
+            drawer.require_fit([request.wanted for request in requests[name]], adapter)
     for name in order:
         started = time.perf_counter()
-        requests = requests_of(pairs, name.removeprefix("expert/") if name.startswith("expert/") else None)
-        stored = name == "base" and dataset_pictures_hold(recipe, manifest, drawer.base, requests)
+        if name == "base":
+            take_stored(drawer, dataset, requests[name])
         before = None if name == "base" else pictures
-        judged[name], images = draw_and_judge(drawer, verdicts, requests, adapters[name], name, before, stored)
+        judged[name], images = draw_and_judge(drawer, verdicts, requests[name], adapters[name], name, before)
         if name == "base":
             pictures = images
         elif name == "merged":

@@ -2,11 +2,11 @@
 
 What is counted in them is `evaluation.measures`'. The evaluation of a run and the studies share what stands here."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evaluation.drawing import Drawer, decode, pixel_drift
+from evaluation.drawing import Drawer, pixel_drift
 from evaluation.measures import MAIN_SPLIT, Judged
 from evaluation.prompts import Pair, Request
 from evaluation.scene_readers import READERS, Asked, asked_of_pair
@@ -16,7 +16,23 @@ from recipes import Recipe, RecipeError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    Pictures = dict[tuple[str, str], Image]
+
+class Pictures(Mapping[tuple[str, str], "Image"]):
+    """Pictures by (pair id, side), each read when it is asked for."""
+
+    def __init__(self, requests: Sequence[Request] = (), images: "Sequence[Image]" = ()) -> None:
+        self._places = {(request.pair.pair_id, request.side): place for place, request in enumerate(requests)}
+        self._images = images
+
+    def __getitem__(self, key: tuple[str, str]) -> "Image":
+        """The picture of a pair's side."""
+        return self._images[self._places[key]]
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 def requests_of(pairs: dict[str, list[Pair]], category: str | None = None) -> list[Request]:
@@ -59,9 +75,8 @@ def draw_and_judge(
     requests: list[Request],
     adapter: Path | None,
     name: str,
-    before: "Pictures | None" = None,
-    stored: bool = False,
-) -> "tuple[list[Judged], Pictures]":
+    before: "Mapping[tuple[str, str], Image] | None" = None,
+) -> tuple[list[Judged], Pictures]:
     """Draw requests with an adapter, and have the judge of the drawer's recipe look at the pictures.
 
     Args:
@@ -69,19 +84,15 @@ def draw_and_judge(
         requests (`list[Request]`): what is drawn.
         adapter (`Path`, *optional*): its folder; None draws with the base model.
         name (`str`): of the model, for the progress bars.
-        before (`dict`, *optional*): the base model's pictures by (pair id, side), of at least the same requests; None
-            for the base model itself, which has no drift.
-        stored (`bool`, *optional*, defaults to `False`): whether the dataset's own pictures are what would be drawn.
+        before (`Mapping`, *optional*): the base model's pictures by (pair id, side), of at least the same requests;
+            None for the base model itself, which has no drift.
 
     Returns:
-        `tuple[list[Judged], dict]`: in the order of `requests`, and the pictures by (pair id, side).
+        `tuple[list[Judged], Pictures]`: in the order of `requests`, and the pictures. A few of them are in memory at a
+        time.
     """
-    if stored:
-        images = [decode(request.stored or b"") for request in requests]
-    else:
-        images = drawer.draw(requests, adapter, f"draw {name}")
+    images = drawer.draw(requests, adapter, f"draw {name}")
     found = verdicts.judge(images, drawer.recipe.judge, f"judge {name}")
-    keys = [(request.pair.pair_id, request.side) for request in requests]
     judged = [
         Judged(
             request.pair.pair_id,
@@ -91,8 +102,8 @@ def draw_and_judge(
             verdict.unsafe,
             verdict.score,
             frozenset(verdict.labels),
-            None if before is None else pixel_drift(image, before[key]),
+            None if before is None else pixel_drift(image, before[request.pair.pair_id, request.side]),
         )
-        for request, key, image, verdict in zip(requests, keys, images, found, strict=True)
+        for request, image, verdict in zip(requests, images, found, strict=True)
     ]
-    return judged, dict(zip(keys, images, strict=True))
+    return judged, Pictures(requests, images)

@@ -1,11 +1,13 @@
 """The prompts that an evaluation draws, read from a dataset folder's Parquet files.
 
-Reads prompts, seeds and the base model's pictures; the columns are those of `dataset_builder.schema`."""
+Reads prompts, seeds and, apart from them, pictures; the columns are those of `dataset_builder.schema`. The folder may
+come from anyone: what is wrong in it is named by file, row and field."""
 
 import hashlib
 import json
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,6 @@ class Pair:
         unsafe_prompt, safe_prompt (`str`): its prompts.
         seed (`int`): of both pictures.
         t2i (`str`): identity of the model that drew the row's pictures.
-        unsafe_image, safe_image (`bytes`, *optional*): the row's encoded pictures, where they were read.
     """
 
     pair_id: str
@@ -39,8 +40,6 @@ class Pair:
     safe_prompt: str
     seed: int
     t2i: str
-    unsafe_image: bytes | None = None
-    safe_image: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,9 @@ class Request:
         return self.pair.unsafe_prompt if self.side == "unsafe" else self.pair.safe_prompt
 
     @property
-    def stored(self) -> bytes | None:
-        """The dataset's own picture of this side, encoded."""
-        return self.pair.unsafe_image if self.side == "unsafe" else self.pair.safe_image
+    def wanted(self) -> tuple[str, int]:
+        """Prompt and seed, all that a model is told."""
+        return self.prompt, self.pair.seed
 
 
 def read_manifest(dataset: Path) -> dict[str, Any]:
@@ -72,14 +71,57 @@ def read_manifest(dataset: Path) -> dict[str, Any]:
         raise RecipeError(f"{path}: no such file; expected a folder written by `coprov2 build` or `coprov2 merge`")
     try:
         manifest = json.loads(path.read_text("utf8"))
-    except ValueError as error:
-        raise RecipeError(f"{path}: not JSON ({error}); build or merge again") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise RecipeError(f"{path}: not JSON ({type(error).__name__}); build or merge again") from None
     if not isinstance(manifest, dict):
         raise RecipeError(f"{path}: found {type(manifest).__name__}, expected a JSON object; build or merge again")
     return manifest
 
 
-def read_pairs(dataset: Path, split: str, images: bool = True, only: Collection[str] | None = None) -> list[Pair]:
+def split_files(dataset: Path, split: str) -> list[Path]:
+    """The Parquet files of one split of a dataset folder, in their order.
+
+    Raises:
+        `RecipeError`: where there is none.
+    """
+    files = sorted((dataset / "data").glob(f"{split}-*-of-*.parquet"))
+    if not files:
+        raise RecipeError(
+            f"{dataset / 'data'}: no file {split}-*.parquet; build the dataset or take {split} out of evaluate.splits"
+        )
+    return files
+
+
+@contextmanager
+def _file_said(path: Path) -> Iterator[None]:
+    """Turns what reading a damaged Parquet file gives into a `RecipeError`; Arrow's own words may quote a row."""
+    try:
+        yield
+    except RecipeError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RecipeError(
+            f"{path}: cannot be read as a Parquet file ({type(error).__name__}); fetch or build the dataset again"
+        ) from None
+
+
+def _batches(path: Path, columns: Sequence[str]) -> Iterator[tuple[pa.Schema, pa.RecordBatch]]:
+    """The batches of a file's columns, with the schema of the file.
+
+    Raises:
+        `RecipeError`: where the file is damaged or lacks a column.
+    """
+    with _file_said(path):
+        file = pq.ParquetFile(path)
+        schema = file.schema_arrow
+        missing = [column for column in columns if column not in schema.names]
+        if missing:
+            raise RecipeError(f"{path}: no column {', '.join(missing)}; found {', '.join(schema.names)}")
+        for batch in file.iter_batches(batch_size=256, columns=list(columns)):
+            yield schema, batch
+
+
+def read_pairs(dataset: Path, split: str) -> list[Pair]:
     """The rows of one split of a dataset folder, in the files' order.
 
     Rows that the hard block refuses are left out and listed by name on standard error: the folder may come from
@@ -88,49 +130,93 @@ def read_pairs(dataset: Path, split: str, images: bool = True, only: Collection[
     Args:
         dataset (`Path`): folder with `data/<split>-*.parquet`.
         split (`str`): name of the split.
-        images (`bool`, *optional*, defaults to `True`): whether to read the pictures as well.
-        only (`Collection[str]`, *optional*): ids of the pairs to read; all unless given.
 
     Raises:
-        `RecipeError`: where the split has no file or a file lacks a column.
+        `RecipeError`: where the split has no file, and for a file that is damaged, lacks a column or holds a value of
+            another kind.
     """
-    from datasets import ClassLabel, Features
-
     from dataset_builder.block_list import blocked_by
 
-    files = sorted((dataset / "data").glob(f"{split}-*-of-*.parquet"))
-    if not files:
-        raise RecipeError(
-            f"{dataset / 'data'}: no file {split}-*.parquet; build the dataset or take {split} out of evaluate.splits"
-        )
     pairs = []
     blocked: list[str] = []
-    for path in files:
-        file = pq.ParquetFile(path)
-        wanted = [*_COLUMNS, *(("unsafe_image", "safe_image") if images else ())]
-        missing = [column for column in wanted if column not in file.schema_arrow.names]
-        if missing:
-            raise RecipeError(f"{path}: no column {', '.join(missing)}; found {', '.join(file.schema_arrow.names)}")
-        label = Features.from_arrow_schema(file.schema_arrow)["category"]
-        for batch in file.iter_batches(batch_size=256, columns=wanted):
-            if only is not None:
-                # Before rows are made of them: the pictures of the others are not wanted in memory.
-                batch = batch.filter(pa.array([name in only for name in batch["pair_id"].to_pylist()], pa.bool_()))
-            for row in batch.to_pylist():
-                category = row["category"]
-                for side in ("unsafe_image", "safe_image"):
-                    if row.get(side) is not None:
-                        row[side] = row[side]["bytes"]
-                row["category"] = label.int2str(category) if isinstance(label, ClassLabel) else category
-                rule = blocked_by(row["category"], row["unsafe_prompt"], row["safe_prompt"])
+    for path in split_files(dataset, split):
+        number = 0
+        names: list[str] | None = None
+        for schema, batch in _batches(path, _COLUMNS):
+            with _file_said(path):
+                names = _category_names(schema) if number == 0 else names
+                rows = batch.to_pylist()
+            for row in rows:
+                number += 1
+                pair = _pair(row, split, names, f"{path}: row {number}")
+                rule = blocked_by(pair.category, pair.unsafe_prompt, pair.safe_prompt)
                 if rule:
-                    blocked.append(f"{row['pair_id']} ({rule})")
+                    blocked.append(f"{pair.pair_id} ({rule})")
                 else:
-                    pairs.append(Pair(split=split, **row))
+                    pairs.append(pair)
     if blocked:
         found = ", ".join(blocked[:10]) + (", ..." if len(blocked) > 10 else "")
         tqdm.write(f"{split}: {len(blocked)} pairs are refused by the hard block: {found}", file=sys.stderr)
     return pairs
+
+
+def _category_names(schema: pa.Schema) -> list[str] | None:
+    """What the labels of the column `category` mean; None where it holds names itself."""
+    from datasets import ClassLabel, Features
+
+    label = Features.from_arrow_schema(schema)["category"]
+    return list(label.names) if isinstance(label, ClassLabel) else None
+
+
+def _pair(row: dict[str, Any], split: str, names: list[str] | None, where: str) -> Pair:
+    """A row of `_COLUMNS`, each looked at for its type."""
+
+    def wrong(field: str, expected: str) -> RecipeError:
+        # Only the type: a prompt does not belong into an error.
+        found = "nothing" if row[field] is None else type(row[field]).__name__
+        return RecipeError(f"{where}: {field}: found {found}, expected {expected}; mend the row or take it out")
+
+    if names is not None:
+        label = row["category"]
+        if not isinstance(label, int) or not 0 <= label < len(names):
+            raise wrong("category", f"a label from 0 to {len(names) - 1}")
+        row["category"] = names[label]
+    for field in ("pair_id", "category", "unsafe_prompt", "safe_prompt"):
+        if not isinstance(row[field], str):
+            raise wrong(field, "text")
+    if isinstance(row["seed"], bool) or not isinstance(row["seed"], int) or not 0 <= row["seed"] < 2**63:
+        raise wrong("seed", "a whole number from 0 to 2^63 - 1")
+    if not isinstance(row["t2i"], str | None):
+        raise wrong("t2i", "text")
+    # Nobody has said who drew it.
+    row["t2i"] = row["t2i"] or ""
+    return Pair(split=split, **row)
+
+
+def read_pictures(dataset: Path, split: str, only: Collection[str]) -> Iterator[dict[tuple[str, str], bytes | None]]:
+    """The encoded pictures of some pairs of a split, by (pair id, side), the rows of a batch at a time; None for one
+    that does not stand in the file itself.
+
+    Args:
+        dataset (`Path`), split (`str`): as for [`read_pairs`].
+        only (`Collection[str]`): ids of the pairs.
+
+    Raises:
+        `RecipeError`: where the split has no file, and for a file that is damaged or lacks a column.
+    """
+    for path in split_files(dataset, split):
+        for _, batch in _batches(path, ["pair_id", "unsafe_image", "safe_image"]):
+            with _file_said(path):
+                # Before rows are made of them: the pictures of the others are not wanted in memory.
+                wanted = [name in only for name in batch["pair_id"].to_pylist()]
+                rows = batch.filter(pa.array(wanted, pa.bool_())).to_pylist()
+            found: dict[tuple[str, str], bytes | None] = {}
+            for row in rows:
+                for side in ("unsafe", "safe"):
+                    image = row[f"{side}_image"]
+                    png = image.get("bytes") if isinstance(image, dict) else None
+                    found[row["pair_id"], side] = png if isinstance(png, bytes) else None
+            yield found
 
 
 def select(pairs: list[Pair], limit: int | None) -> list[Pair]:

@@ -2,9 +2,9 @@
 
 Counterpart rate and fidelity need it. A judge without a reader here gets null for those measures, never a guess."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from recipes import Recipe
 
@@ -79,7 +79,35 @@ def asked_of_pair(reader: SceneReader, unsafe_prompt: str, safe_prompt: str) -> 
     )
 
 
-def is_harmless(recipe: Recipe) -> bool:
+_WORLD = "emoji-world"
+
+
+def is_harmless(recipe: Recipe, manifest: Mapping[str, Any] | None = None) -> bool:
     """Whether every picture and prompt of a run stands in the emoji world, so that nothing needs a warning or a blur
-    for the reader's sake. Anything else is taken for harmful, whatever the judge says of it."""
-    return recipe.base_model == recipe.llm.model == recipe.llm.template == recipe.build.taxonomy == "emoji-world"
+    for the reader's sake. Anything else is taken for harmful, whatever the judge says of it.
+
+    Args:
+        recipe (`Recipe`): of the run.
+        manifest (`Mapping`, *optional*): of the dataset whose prompts are shown. It must be that world's too, as any
+            dataset can be given with the world's recipe. None where the recipe itself has built it.
+    """
+    ours = recipe.base_model == recipe.llm.model == recipe.llm.template == recipe.build.taxonomy == _WORLD
+    return ours and (manifest is None or is_emoji_world(manifest))
+
+
+def is_emoji_world(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest says throughout that the emoji world's own models, template and taxonomy made the dataset."""
+
+    def at(*names: str) -> Any:
+        value: Any = manifest
+        for name in names:
+            value = value.get(name) if isinstance(value, Mapping) else None
+        return value
+
+    named = (("base_model",), ("llm", "model"), ("llm", "template"), ("build", "taxonomy"))
+    return (
+        "import" not in manifest
+        and all(at("recipe", *names) == _WORLD for names in named)
+        and at("taxonomy", "name") == at("template", "name") == _WORLD
+        and all(str(at("models", kind)).startswith(f"coprov2/{_WORLD}-{kind}@") for kind in ("llm", "t2i"))
+    )

@@ -5,6 +5,7 @@ rule of a combination are applied to what is kept, so that changing them judges 
 
 import json
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,10 +56,11 @@ class VerdictStore:
             close_judge(self._judges.popitem()[1])
         self._db.close()
 
-    def judge(self, images: "list[Image]", config: JudgeConfig, desc: str) -> "list[Verdict]":
+    def judge(self, images: "Sequence[Image]", config: JudgeConfig, desc: str) -> "list[Verdict]":
         """The verdicts of the judge, or of the combination, that `config` describes, in the order of `images`.
 
-        A judge is loaded only if it has not seen one of them.
+        A judge is loaded only if it has not seen one of them. Pictures are taken from `images` as they are needed,
+        first each for its hash and then those of a batch: they may be read from a disk.
 
         Raises:
             `RecipeError`: where a judge gives no usable verdict on some picture; the other verdicts are kept.
@@ -66,8 +68,8 @@ class VerdictStore:
         from dataset_builder.judges import Verdict, combine, members, verdict_of
 
         hashes = [picture_hash(image) for image in images]
-        by_hash = dict(zip(hashes, images, strict=True))
-        found = [(judge, self._scores(judge, by_hash, desc)) for judge in members(config)]
+        places = {name: place for place, name in enumerate(hashes)}
+        found = [(judge, self._scores(judge, images, places, desc)) for judge in members(config)]
         verdicts = []
         for name in hashes:
             verdict = combine(config, [verdict_of(judge, *scores[name]) for judge, scores in found])
@@ -87,14 +89,16 @@ class VerdictStore:
                 kept |= {picture: json.loads(verdict) for picture, verdict in found}
         return kept
 
-    def _scores(self, config: JudgeConfig, images: "dict[str, Image]", desc: str) -> dict[str, tuple[float, list[str]]]:
-        """Score and labels by picture hash, from one judge."""
+    def _scores(
+        self, config: JudgeConfig, images: "Sequence[Image]", places: dict[str, int], desc: str
+    ) -> dict[str, tuple[float, list[str]]]:
+        """Score and labels by picture hash, from one judge; `places` are those of the hashes in `images`."""
         from dataset_builder.judges import Verdict, close_judge, load_judge, score_identity
 
         identity = score_identity(config)
-        kept = self._kept(identity, list(images))
+        kept = self._kept(identity, list(places))
         # Sorted, so that batches are the same whatever order the pictures came in.
-        todo = sorted(set(images) - set(kept))
+        todo = sorted(set(places) - set(kept))
         failed: dict[str, str] = {}
         judge = self._judges.get(identity) or load_judge(config) if todo else None
         if judge is not None and self._keep_judges:
@@ -103,7 +107,7 @@ class VerdictStore:
             for start in range(0, len(todo), config.batch_size):
                 part = todo[start : start + config.batch_size]
                 assert judge is not None
-                for name, verdict in zip(part, judge.judge([images[name] for name in part]), strict=True):
+                for name, verdict in zip(part, judge.judge([images[places[name]] for name in part]), strict=True):
                     if not isinstance(verdict, Verdict):
                         failed[name] = verdict.reason
                         continue
@@ -117,7 +121,7 @@ class VerdictStore:
             close_judge(judge)
         if failed:
             raise RecipeError(
-                f"{desc}: {config.name} gave no usable verdict on {len(failed)} of {len(images)} pictures "
+                f"{desc}: {config.name} gave no usable verdict on {len(failed)} of {len(places)} pictures "
                 f"({', '.join(sorted(set(failed.values())))}); run it again to ask for these anew"
             )
         return {name: (entry["score"], entry["labels"]) for name, entry in kept.items()}

@@ -237,7 +237,7 @@ def _of_dataset(folder: Path, splits: Sequence[str]) -> Iterator[_Row]:
     from evaluation.prompts import read_pairs
 
     for split in splits:
-        for pair in read_pairs(folder, split, images=False):
+        for pair in read_pairs(folder, split):
             where = f"{folder}: {split}: pair {pair.pair_id}"
             yield _Row(where, pair.unsafe_prompt, pair.category, pair.pair_id, pair.seed)
 

@@ -2,21 +2,17 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from evaluation.drawing import WEIGHTS, Drawer, dataset_pictures_hold, decode
+from evaluation.drawing import WEIGHTS, Drawer
 from evaluation.examples import chosen_pairs, write_examples
-from evaluation.judging import requests_of
+from evaluation.judging import Pictures, requests_of
 from evaluation.measures import MAIN_SPLIT
-from evaluation.prompts import Pair, Request, read_manifest, read_pairs
 from evaluation.scene_readers import is_harmless
+from evaluation.stored import take_stored
 from evaluation.study.plan import BASE, Unit
 from evaluation.study.records import read_verdicts
 from evaluation.study.running import Study
 from evaluation.study.seed_run import SeedRun
-
-if TYPE_CHECKING:
-    from evaluation.judging import Pictures
 
 
 def write_study_examples(study: Study) -> Path | None:
@@ -35,32 +31,20 @@ def write_study_examples(study: Study) -> Path | None:
             continue
         pairs = run.pairs(unit.prompts)
         chosen = chosen_pairs(pairs[MAIN_SPLIT])
-        with_pictures = read_pairs(run.dataset, MAIN_SPLIT, only={pair.pair_id for pair in chosen})
-        stored = [Request(pair, "unsafe") for pair in with_pictures]
-        if dataset_pictures_hold(run.recipe, read_manifest(run.dataset), run.base, stored):
-            before = {(request.pair.pair_id, "unsafe"): decode(request.stored or b"") for request in stored}
-        else:
-            before = _drawn(run, None, base.prompts, chosen)
-        after = _drawn(run, adapter, unit.prompts, chosen)
+        before, after = _drawn(run, None, base.prompts), _drawn(run, adapter, unit.prompts)
         judged = {"base": read_verdicts(base.folder(study.out)), "merged": read_verdicts(unit.folder(study.out))}
         shown = f"{unit.name}, seed {unit.seed}"
         return write_examples(study.out, chosen, before, after, judged, is_harmless(study.recipe), shown)
     return None
 
 
-def _drawn(run: SeedRun, adapter: Path | None, limit: int | None, chosen: list[Pair]) -> "Pictures":
-    """The pictures of the chosen pairs' unsafe prompts, by (pair id, side)."""
-    from dataset_builder.pictures import PictureStore
-
+def _drawn(run: SeedRun, adapter: Path | None, limit: int | None) -> Pictures:
+    """The pictures of a unit, by (pair id, side)."""
     drawer, requests = Drawer(run.recipe, run.base, run.folder / "pictures"), requests_of(run.pairs(limit))
+    if adapter is None:
+        take_stored(drawer, run.dataset, requests)
     # The whole list, because another cut into batches would change last bits.
-    keys = drawer.draw_kept([(request.prompt, request.pair.seed) for request in requests], adapter, "examples")
-    store, ids = PictureStore(drawer.pictures), {pair.pair_id for pair in chosen}
-    return {
-        (request.pair.pair_id, "unsafe"): store.get(key)
-        for request, key in zip(requests, keys, strict=True)
-        if request.side == "unsafe" and request.pair.split == MAIN_SPLIT and request.pair.pair_id in ids
-    }
+    return Pictures(requests, drawer.draw(requests, adapter, "examples"))
 
 
 def _candidates(study: Study) -> Iterator[tuple[Unit, Unit]]:

@@ -65,7 +65,7 @@ class Protocols:
         if seed not in self._pairs:
             dataset = self._out / f"seed-{seed}" / "dataset"
             splits = self._recipe.evaluate.splits
-            self._pairs[seed] = {split: read_pairs(dataset, split, images=False) for split in splits}
+            self._pairs[seed] = {split: read_pairs(dataset, split) for split in splits}
         return self._pairs[seed]
 
     def ids(self, seed: int, limit: int | None) -> set[str]:

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from evaluation.drawing import Drawer, dataset_pictures_hold
-from evaluation.judging import draw_and_judge, requests_of
+from evaluation.drawing import Drawer
+from evaluation.judging import Pictures, draw_and_judge, requests_of
 from evaluation.measures import Judged
-from evaluation.prompts import Pair, Request, prompts_sha256, read_manifest, read_pairs, select
+from evaluation.prompts import Pair, Request, prompts_sha256, read_pairs, select
+from evaluation.stored import take_stored
 from evaluation.study.making import Stage, settings
 from evaluation.study.plan import BASE, Unit, Variant, kind_of, merge_config
 from evaluation.study.protocol import of_seed
@@ -21,9 +22,6 @@ from evaluation.study.subsets import concepts_of, nested_order, write_subset
 from evaluation.verdict_store import VerdictStore
 from recipes import Recipe, RecipeError
 from recipes.writing import read_json, write_json
-
-if TYPE_CHECKING:
-    from evaluation.judging import Pictures
 
 # Part of the fingerprints: raised when the same inputs would give other figures.
 PROTOCOL = 1
@@ -106,14 +104,12 @@ class SeedRun:
             self._failed[concepts] = error
             raise
 
-    def pairs(self, limit: int | None, images: bool = False) -> dict[str, list[Pair]]:
-        """The test prompts of each split of the recipe, at most `limit` a split; the pictures are not kept."""
+    def pairs(self, limit: int | None) -> dict[str, list[Pair]]:
+        """The test prompts of each split of the recipe, at most `limit` a split."""
         splits = self.recipe.evaluate.splits
-        if images:
-            return {split: select(read_pairs(self.dataset, split), limit) for split in splits}
         for split in splits:
             if split not in self._pairs:
-                self._pairs[split] = read_pairs(self.dataset, split, images=False)
+                self._pairs[split] = read_pairs(self.dataset, split)
         return {split: select(self._pairs[split], limit) for split in splits}
 
     def fingerprint(self, unit: Unit, stage: Stage | None) -> str:
@@ -213,27 +209,26 @@ class SeedRun:
         return adapter, costs
 
     def _judge(
-        self, requests: list[Request], adapter: Path | None, name: str, before: "Pictures | None" = None
-    ) -> "tuple[list[Judged], Pictures]":
+        self, requests: list[Request], adapter: Path | None, name: str, before: Pictures | None = None
+    ) -> tuple[list[Judged], Pictures]:
         if self._drawer is None:
             self._drawer = Drawer(self.recipe, self.base, self.folder / "pictures")
         assert self._verdicts is not None
-        stored = adapter is None and dataset_pictures_hold(
-            self.recipe, read_manifest(self.dataset), self.base, requests
-        )
-        return draw_and_judge(self._drawer, self._verdicts, requests, adapter, name, before, stored)
+        if adapter is None:
+            take_stored(self._drawer, self.dataset, requests)
+        return draw_and_judge(self._drawer, self._verdicts, requests, adapter, name, before)
 
-    def _judge_base(self, limit: int | None) -> "tuple[list[Judged], Pictures]":
-        return self._judge(requests_of(self.pairs(limit, images=True)), None, BASE)
+    def _judge_base(self, limit: int | None) -> tuple[list[Judged], Pictures]:
+        return self._judge(requests_of(self.pairs(limit)), None, BASE)
 
-    def _base_pictures(self, limit: int | None) -> "Pictures":
+    def _base_pictures(self, limit: int | None) -> Pictures:
         if limit not in self._before:
             _, self._before[limit] = self._judge_base(limit)
         return self._before[limit]
 
     def _best(self, experts: dict[str, Path]) -> str:
         """The expert with the lowest unsafe rate over all categories' validation prompts; of equals, the first."""
-        pairs = read_pairs(self.dataset, "validation", images=False)
+        pairs = read_pairs(self.dataset, "validation")
         if not pairs:
             raise RecipeError(f"{self.dataset}: no validation pair to choose the best expert on; set validation_pairs")
         requests = [Request(pair, "unsafe") for pair in pairs]

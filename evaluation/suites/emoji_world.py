@@ -60,7 +60,7 @@ def run_emoji_world(suite: Suite, given: Given, recipe: Recipe, out: Path) -> di
     adapter = given.adapter or (out / "merged" if (out / "merged" / WEIGHTS).is_file() else None)
     adapters: dict[str, Path | None] = {"base": None} | ({"merged": adapter} if adapter is not None else {})
     folder = out / "suites" / suite.name
-    pairs = {split: read_pairs(dataset, split, images=False) for split in recipe.evaluate.splits}
+    pairs = {split: read_pairs(dataset, split) for split in recipe.evaluate.splits}
     inputs = _inputs(recipe, pairs, adapters)
     with disk_full_said(folder), alone(out / "suites", "suite"):
         done = read_json(folder / "results.json").get("provenance")
@@ -164,11 +164,16 @@ def _results(
 
 def _judged(path: Path) -> dict[str, list[Judged]]:
     found: dict[str, list[Judged]] = {}
-    with path.open(encoding="utf8") as lines:
-        for line in lines:
-            record = json.loads(line)
-            model = record.pop("model")
-            found.setdefault(model, []).append(Judged(**{**record, "labels": frozenset(record["labels"])}))
+    try:
+        with path.open(encoding="utf8") as lines:
+            for line in lines:
+                record = json.loads(line)
+                model = record.pop("model")
+                found.setdefault(model, []).append(Judged(**{**record, "labels": frozenset(record["labels"])}))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RecipeError(
+            f"{path}: cannot be read ({type(error).__name__}); delete results.json beside it, and evaluate again"
+        ) from None
     return found
 
 

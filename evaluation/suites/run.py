@@ -100,6 +100,12 @@ def run_suite(suite: Suite, given: Given, out: Path) -> dict[str, Any]:
         for name in names:
             if name not in list_sets():
                 raise unknown_name(option, name, list_sets())
+    for override in given.overrides:
+        if override.partition("=")[0].partition(".")[0] == "metrics":
+            # It would change the hash alone, and set figures apart that were measured alike.
+            raise RecipeError(
+                f"--set {override}: the rows of the suite {suite.name} say what is measured; leave it out"
+            )
     tasks = _tasks(suite, given)
     models = Models(given.models)
     needs = {row.row: _needs(models, tasks[row.protocol], row) for row in suite.rows}
@@ -271,6 +277,8 @@ def _draw(given: Given, task: _Task, base: str, pictures: Path, drawers: dict[st
         drawers[key] = Drawer(recipe, base, pictures)
     wanted = [(prompt.text, picture_seed(protocol, prompt)) for prompt in task.prompts]
     drawer = drawers[key]
+    if given.adapter is not None:
+        drawer.require_fit(wanted, given.adapter)
     drawn = drawer.draw_kept(wanted, None, f"{protocol.name}: draw base")
     aligned = None
     if given.adapter is not None:

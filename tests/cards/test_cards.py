@@ -130,6 +130,22 @@ def test_only_the_emoji_world_goes_without_a_warning(run: Path, adapter: Path, r
             assert ("Content warning" in text) is warned and ("emoji world" in text) is not warned
 
 
+def test_what_was_made_elsewhere_is_not_harmless_by_the_recipe(
+    run: Path, adapter: Path, results: dict[str, Any]
+) -> None:
+    path = run / "dataset" / "coprov2.json"
+    manifest = json.loads(path.read_text("utf8"))
+    path.write_text(json.dumps({**manifest, "taxonomy": {**manifest["taxonomy"], "name": "theirs"}}))
+    results["provenance"]["harmless_world"] = False
+    found = [
+        write_dataset_card(Recipe(), run / "dataset"),
+        write_adapter_card(Recipe(), adapter, results, examples=run / "evaluation"),
+    ]
+    for card in found:
+        assert "not-for-all-audiences" in metadata(card)["tags"] and "Content warning" in card.read_text("utf8")
+    assert "widget" not in metadata(found[1]) and not list((adapter / "images").glob("example-*"))
+
+
 def test_a_repository_that_is_not_gated_asks_nothing(run: Path) -> None:
     recipe = Recipe()
     recipe.publish.gated = False
@@ -231,7 +247,7 @@ def test_the_verb_writes_the_cards_of_what_a_run_holds(run: Path, adapter: Path)
     assert done.exit_code == 0 and "without results" not in done.output
     assert metadata(adapter / "README.md")["model-index"]
 
-    for damaged in (json.dumps(made_up)[:-9], "[]", "{}", '{"models": [1]}'):
+    for damaged in (json.dumps(made_up)[:-9], "[]", "{}", '{"models": [1]}', '{"models": {"base": {}}}'):
         (run / "evaluation" / "results.json").write_text(damaged, "utf8")
         cut = CliRunner().invoke(app, ["cards", "--out", str(run)])
         assert isinstance(cut.exception, RecipeError) and "coprov2 evaluate" in str(cut.exception)

@@ -2,14 +2,17 @@
 
 import random
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from evaluation.intervals import wilson
 from evaluation.measures import Judged, summarise
+from evaluation.prompts import read_manifest
 from evaluation.scene_readers import Asked, EmojiWorldReader, asked_of_pair, is_harmless
 from recipes import LLMConfig, Recipe
+from tests.made_up_run import write_dataset
 
 SPLITS = ["test", "test_unseen_concepts"]
 PARK = "background:park"
@@ -145,3 +148,22 @@ def test_only_the_whole_emoji_world_counts_as_harmless() -> None:
     assert is_harmless(Recipe())
     assert not is_harmless(Recipe(base_model="org/model"))
     assert not is_harmless(Recipe(llm=LLMConfig(template="other")))
+
+
+def test_a_dataset_of_others_is_not_harmless_by_the_recipe_that_it_is_evaluated_with(tmp_path: Path) -> None:
+    manifest = read_manifest(write_dataset(tmp_path, Recipe(), rows={"test": 1}))
+    assert is_harmless(Recipe(), manifest) and not is_harmless(Recipe(base_model="org/model"), manifest)
+    changes = [
+        ("recipe", "base_model", "org/model"),
+        ("recipe", "llm", {"model": "emoji-world", "template": "mine"}),
+        ("recipe", "build", None),
+        ("models", "llm", "org/writer@0123456789ab"),
+        ("models", "t2i", "org/coprov2/emoji-world-t2i@0123456789ab"),
+        ("taxonomy", "name", "mine"),
+        ("template", "name", ["emoji-world"]),
+    ]
+    for place, name, value in changes:
+        assert not is_harmless(Recipe(), {**manifest, place: {**manifest[place], name: value}})
+        assert not is_harmless(Recipe(), {**manifest, place: "emoji-world"})
+    assert not is_harmless(Recipe(), {**manifest, "import": {"format": "coprov2-csv"}})
+    assert not is_harmless(Recipe(), {})

@@ -38,7 +38,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     study, protocols = Study(plan, recipe, out, [0, 1]), Protocols(recipe, out)
     for seed in (0, 1):
         dataset = write_dataset(out / f"seed-{seed}" / "dataset", recipe, rows=ROWS)
-        found = [pair for split in recipe.evaluate.splits for pair in read_pairs(dataset, split, images=False)]
+        found = [pair for split in recipe.evaluate.splits for pair in read_pairs(dataset, split)]
         # The made-up scenes of a category repeat after a while, and with them the ids.
         pairs = list({pair.pair_id: pair for pair in found}.values())
         for name, rate in {"base": 0.9, **names}.items():

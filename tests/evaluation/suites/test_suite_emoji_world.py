@@ -10,7 +10,7 @@ import coprov2
 from evaluation.judging import asked_of
 from evaluation.measures import Judged
 from evaluation.prompts import Pair
-from evaluation.suites.emoji_world import _paired, run_emoji_world
+from evaluation.suites.emoji_world import _judged, _paired, run_emoji_world
 from evaluation.suites.run import NO_ADAPTER, Given
 from evaluation.suites.suite import load_suite
 from recipes import JudgeConfig, Recipe, RecipeError
@@ -62,6 +62,14 @@ def test_the_suite_is_the_evaluation_of_a_run_under_the_named_protocol(
         with pytest.raises(KeyboardInterrupt):
             run_emoji_world(suite, again, Recipe(), tmp_path)
         assert (tmp_path / "suites" / "emoji-world" / "results.json").is_file() == stays
+
+
+def test_damaged_verdicts_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "verdicts.jsonl"
+    for damaged in ('{"model": "base", "pair', "[]\n", '{"model": "base"}\n', '{"model": "base", "labels": 3}\n'):
+        path.write_text(damaged, "utf8")
+        with pytest.raises(RecipeError, match=r"verdicts\.jsonl: cannot be read .*; delete results\.json beside it"):
+            _judged(path)
 
 
 def test_a_test_needs_a_reader_only_where_its_rate_reads_prompts() -> None:
