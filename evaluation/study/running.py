@@ -16,7 +16,7 @@ from typing import Any
 from dataset_builder.disk import disk_full_said
 from evaluation.alone import alone
 from evaluation.study.estimate import Times, spoken
-from evaluation.study.plan import Plan, Unit, Variant, merge_config
+from evaluation.study.plan import Group, Plan, Unit, Variant, merge_config
 from evaluation.study.records import RECORD
 from evaluation.study.seed_run import SeedRun, TooFewConcepts
 from recipes import Recipe, RecipeError
@@ -80,24 +80,29 @@ class Study:
         for group in self.plan.groups:
             seeds = self.seeds[: group.seeds] if group.seeds else self.seeds
             variants = [variant for name, variant in asked if name == group.name]
-            prompts = min(filter(None, (group.prompts, self.limit, self.recipe.evaluate.max_prompts)), default=None)
             points: list[int | str | None] = list(self.plan.concepts) or [None]
             if variants:
                 units = [
-                    [Unit(seed, group.name, variant, prompts, point) for point in points for variant in variants]
+                    [
+                        Unit(seed, group.name, variant, self._prompts(group), point)
+                        for point in points
+                        for variant in variants
+                    ]
                     for seed in seeds
                 ]
                 batches.append((group.name, units))
-        # The base model is judged once a seed, on the most prompts that any of its variants has.
-        most: dict[int, int | None] = {}
-        for _, units in batches:
-            for unit in (unit for listed in units for unit in listed):
-                known = most.get(unit.seed, unit.prompts)
-                most[unit.seed] = None if known is None or unit.prompts is None else max(known, unit.prompts)
-        for seed in most:
+        # The base model is judged once a seed, on the most prompts that any group of the plan has, so that another part
+        # of the plan finds it done.
+        limits = [self._prompts(group) for group in self.plan.groups]
+        most = None if None in limits else max(filter(None, limits), default=None)
+        for seed in dict.fromkeys(unit.seed for _, units in batches for listed in units for unit in listed):
             first = next(listed for _, units in batches for listed in units if listed[0].seed == seed)
-            first.insert(0, Unit(seed, first[0].group, None, most[seed]))
+            first.insert(0, Unit(seed, first[0].group, None, most))
         return batches
+
+    def _prompts(self, group: Group) -> int | None:
+        """Prompts a split at most in a group; None for all."""
+        return min(filter(None, (group.prompts, self.limit, self.recipe.evaluate.max_prompts)), default=None)
 
     def units(self) -> list[Unit]:
         """All units, in the order of work."""

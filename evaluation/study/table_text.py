@@ -95,7 +95,9 @@ def _paired(paired: dict[str, Any] | None) -> list[str]:
     if paired is None:
         return ["-", "-"]
     ends = f"({100 * paired['low']:+.1f} to {100 * paired['high']:+.1f})"
-    return [f"{100 * paired['difference']:+.1f} {ends}", f"{paired['p_holm']:.2g}"]
+    # Below the smallest number it is 0, which no test's p is.
+    p = f"{paired['p_holm']:.2g}" if paired["p_holm"] > 0 else "< 1e-300"
+    return [f"{100 * paired['difference']:+.1f} {ends}", p]
 
 
 def _number(value: float | None, unit: str) -> str:

@@ -1,10 +1,11 @@
 """Plans: what is refused by name, and what the shipped ones hold."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from evaluation.study.plan import Plan, load_plan, merge_config, tune_steps
+from evaluation.study.plan import Group, Plan, Variant, load_plan, merge_config, tune_steps
 from evaluation.study.running import Study
 from evaluation.study.subsets import nested_order
 from recipes import Recipe, RecipeError, load_recipe
@@ -135,6 +136,13 @@ def test_the_first_group_is_done_for_all_seeds_before_the_second(tmp_path: Path)
     ]
     with pytest.raises(RecipeError, match="did you mean"):
         units_of(load_plan("merge", "merge"), tmp_path, only=["stf"])
+
+
+def test_the_base_model_is_judged_on_the_same_prompts_whatever_part_of_the_plan_is_asked_for(tmp_path: Path) -> None:
+    plan = Plan("p", "merge", "sum", [Group("few", [Variant("sum", merge={"method": "sum"})], prompts=7), Group("all")])
+    for listed, limit, expected in ((plan.groups, None, None), (plan.groups[:1], None, 7), (plan.groups, 5, 5)):
+        study = Study(replace(plan, groups=listed), load_recipe("emoji-world"), tmp_path, [3], ["sum"], limit)
+        assert [unit.prompts for unit in study.units()] == [expected, min(7, limit or 7)]
 
 
 def test_subsets_of_concepts_are_nested_and_even_over_categories() -> None:

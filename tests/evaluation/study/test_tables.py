@@ -1,5 +1,6 @@
 """Rows of a study from planted verdicts: intervals over seeds, and what the paired test finds."""
 
+import copy
 import hashlib
 import json
 import mmap
@@ -128,6 +129,13 @@ def test_in_markdown_the_table_says_the_same(planted: dict[str, Any]) -> None:
     for row in (cells[0], *cells[2:]):
         assert all(cell in study_table(planted) for cell in row)
     assert set(cells[1]) == {"---"} and lines[lines.index(table[0]) - 1] == ""
+
+
+def test_a_p_below_the_smallest_number_is_not_called_0(planted: dict[str, Any]) -> None:
+    found = copy.deepcopy(planted)
+    row = next(row for row in found["rows"] if row["paired"])
+    row["paired"]["p_holm"] = 0.0
+    assert "< 1e-300" in study_table(found) and "< 1e-300" not in study_table(planted)
 
 
 def evaluated(study: Study, seed: int) -> str:
