@@ -166,6 +166,7 @@ class Drawer:
             finally:
                 logging.set_verbosity(verbosity)
             _require_whole(self._pipeline, path, _parameters(self._pipeline) - before, self.recipe.base_model)
+            _require_finite(path)
             yield self._pipeline
         finally:
             # A pipeline without the mixin has refused above.
@@ -208,6 +209,22 @@ def _require_whole(pipeline: Any, path: Path, taken: int, base_model: str) -> No
         f"{path}: {len(strange)} of its {len(layers)} layers are none of {base_model}: {named[:300]}; give an adapter "
         "of this base model"
     )
+
+
+def _require_finite(path: Path) -> None:
+    """Refuse an adapter with NaN or infinite weights: its pictures are one colour, and a judge may find them safe."""
+    import torch
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        for key in file.keys():  # noqa: SIM118 (it is no mapping)
+            # In float32, for not every 8-bit float can be asked.
+            tensor = file.get_tensor(key).float()
+            wrong = tensor.numel() - int(torch.isfinite(tensor).sum())
+            if wrong:
+                raise RecipeError(
+                    f"{path}: {wrong} of the {tensor.numel()} numbers of {key} are NaN or infinite; train it again"
+                )
 
 
 def pixel_drift(image: "Image", base: "Image") -> float:

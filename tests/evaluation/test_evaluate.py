@@ -192,6 +192,7 @@ def test_an_adapter_that_does_not_fit_is_refused_before_anything_is_drawn(
             r"1 of its .*: text_encoder\..*layers\.9\.self_attn\.q_proj;",
         ),
         ({**layers, first: (torch.ones(2, 2 * a.shape[1]), b)}, "unet", f"size mismatch for {first}"),
+        ({**layers, first: (a, b * torch.nan)}, "unet", f"{b.numel()} of the {b.numel()} numbers of .*{first}.* NaN"),
     ]
     draw_kept, drawn = Drawer.draw_kept, []
     monkeypatch.setattr(Drawer, "draw_kept", lambda *given: drawn.append(given) or draw_kept(*given))
