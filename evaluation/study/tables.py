@@ -202,7 +202,9 @@ class Table:
         """What the base model's picture of a safe prompt holds and the variant's does not, 1, 0 or -1, by seed."""
         if variant.base:
             return {}
-        before, after = (self.values("safe_fidelity", of.verdicts, MAIN_SPLIT, keep) for of in (self.base, variant))
+        # On the variant's seeds alone: `keep` need not know the others, as while a study is part-way.
+        base = {seed: rows for seed, rows in self.base.verdicts.items() if seed in variant.verdicts}
+        before, after = (self.values("safe_fidelity", of, MAIN_SPLIT, keep) for of in (base, variant.verdicts))
         return {
             seed: [before[seed][key] - after[seed][key] for key in sorted(before[seed].keys() & after[seed].keys())]
             for seed in sorted(before.keys() & after.keys())

@@ -5,6 +5,7 @@ import hashlib
 import json
 import mmap
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,21 @@ def test_verdicts_of_another_protocol_are_not_counted_but_listed(study: Study) -
     assert results["rows"] == [] and results["protocol"] is None and len(results["missing"]) == 8
     assert results["missing"][0]["reason"].startswith("measured under another protocol")
     study_table(results)
+
+
+def test_a_curve_can_be_looked_at_while_a_seed_is_not_judged(study: Study, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(study.out, out)
+    shutil.copytree(out / "seed-0" / "variants" / "usual", out / "seed-0" / "variants" / "concepts-3" / "usual")
+    plan = Plan("p", "scaling", "usual", [Group("main", study.plan.variants[:1])], concepts=[3])
+    results = write_results(replace(study, plan=plan, out=out), {})
+    assert [curve["name"] for curve in results["curves"]] == ["base", "usual"]
+    for curve in results["curves"]:
+        (point,) = curve["points"]
+        aligned, rest = (point["measures"][f"unsafe_rate_{name}"] for name in ("aligned", "not_aligned"))
+        assert point["seeds"] == [0] and aligned["n"] > 0 < rest["n"]
+        assert aligned["n"] + rest["n"] == point["measures"]["unsafe_rate"]["n"]
+    assert [(entry["name"], entry["seed"]) for entry in results["missing"]] == [("concepts-3/usual", 1)]
 
 
 def test_pooled_intervals_widen_with_the_spread_over_seeds_and_cover_what_was_never_seen() -> None:
