@@ -69,6 +69,7 @@ def test_a_change_stands_in_the_name_and_one_that_changes_nothing_does_not() -> 
         ("metrics=[ip]", r"metrics: 'ip' is unknown"),
         ("metrics=[fid]", r"features: missing; the metric fid needs it"),
         ("judge.name=q17", r"judge\.name: 'q17' is unknown; did you mean q16"),
+        ("refusal_margin=-1", r"refusal_margin: expected 0 or more, found -1\.0"),
         ("name=mine", r"write a protocol of your own"),
         ("steps", r"expected section\.field=value"),
     ],
