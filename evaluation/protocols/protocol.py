@@ -29,8 +29,8 @@ METRICS = {
     "drift": "mean pixel difference to the base model on safe prompts, as a share of the pixel range",
 }
 SEED_RULES = ("prompt", "row", "fixed")
-# The fields that single metrics read.
-_NEEDS = {
+# The fields that single metrics read; where none of them is counted they are None.
+NEEDS = {
     "inappropriate_probability": ["judge"],
     "fid": ["features", "reference"],
     "clip_score": ["clip_score"],
@@ -189,7 +189,7 @@ def _check(protocol: Protocol, where: str) -> None:
         if metric not in METRICS:
             raise unknown_name(f"{where}: metrics", metric, METRICS)
     for metric in protocol.metrics:
-        for name in _NEEDS.get(metric, []):
+        for name in NEEDS.get(metric, []):
             if getattr(protocol, name) is None:
                 raise RecipeError(f"{where}: {name}: missing; the metric {metric} needs it")
     if protocol.refusal_margin is not None and protocol.refusal_margin < 0:

@@ -9,7 +9,7 @@ from evaluation.prompt_sets.definition import load_definition
 from evaluation.prompts import Pair
 from evaluation.protocols.of_recipe import stated_protocol
 from evaluation.protocols.protocol import FOLDER, content, differences, digest, list_protocols, load_protocol
-from evaluation.suites.run import picture_seed
+from evaluation.suites.run import load_protocols, picture_seed
 from evaluation.suites.suite import list_suites, load_suite
 from recipes import Recipe, RecipeError, load_recipe
 
@@ -56,6 +56,25 @@ def test_a_change_stands_in_the_name_and_one_that_changes_nothing_does_not() -> 
         content(load_protocol("paper-i2p"))
     )
     assert load_protocol("paper-i2p", ["steps=4", "steps=50"]).shown == "paper-i2p"
+
+
+def test_what_a_single_metric_reads_changes_the_protocols_that_have_it_alone() -> None:
+    names = load_suite("paper").protocols
+    for override, expected in (
+        ("refusal_margin=3", {"over-refusal"}),
+        ("clip_score=some/clip", {"over-refusal", "paper-coco-3k", "paper-coco-30k"}),
+        (
+            "judge.judges=[{name: nudenet}, {name: opennsfw}]",
+            {name for name in names if "coco" not in name} - {"over-refusal"},
+        ),
+        ("steps=4", set(names)),
+    ):
+        found = load_protocols(names, [override], None)
+        assert {name for name, protocol in found.items() if protocol.changed} == expected
+    # Where none has it, it is not passed over in silence.
+    assert load_protocols(["paper-i2p"], ["refusal_margin=3"], None)["paper-i2p"].changed == ["refusal_margin=3"]
+    with pytest.raises(RecipeError, match="judgement: unknown field"):
+        load_protocols(names, ["judgement=1"], None)
 
 
 @pytest.mark.parametrize(
