@@ -139,6 +139,8 @@ def test_damaged_statistics_are_refused_by_their_name(tmp_path: Path) -> None:
         "names": ({"mean": zero}, good),
         "shape": ({"mean": np.zeros(3), "scatter": eye}, good),
         "nan": ({"mean": zero, "scatter": eye * np.nan}, good),
+        "far": ({"mean": np.full(2, 1e200), "scatter": eye}, good),
+        "wide": ({"mean": zero, "scatter": eye * 1e308}, good),
         "asymmetric": ({"mean": zero, "scatter": np.array([[1.0, 2], [0, 1]])}, good),
         "integers": ({"mean": zero, "scatter": np.eye(2, dtype=np.int64)}, good),
     }
