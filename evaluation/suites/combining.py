@@ -105,7 +105,9 @@ def _same(
         found = differences(_models(value, row), _models(value2, row2), "models")
         # One protocol may hold several metrics; and results of an older procedure are other figures.
         found += differences(row["metric"], row2["metric"], "metric")
-        found += differences(value["provenance"].get("procedure"), value2["provenance"].get("procedure"), "procedure")
+        # A dataset's evaluation has a number of its own beside the suites'.
+        for number in ("procedure", "protocol"):
+            found += differences(value["provenance"].get(number), value2["provenance"].get(number), number)
         # The hash covers what the hard block refuses too, and its rules are no part of a protocol.
         found += differences(row.get("n"), row2.get("n"), "n")
         found += differences(row.get("drawn"), row2.get("drawn"), "drawn prompts")

@@ -28,6 +28,7 @@ def changed(path: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     [
         (lambda v: v["rows"][0].update(metric="fid"), "differ in metric"),
         (lambda v: v["provenance"].update(procedure=99), "differ in procedure: null and 99"),
+        (lambda v: v["provenance"].update(protocol=99), "differ in protocol: null and 99"),
         (lambda v: v["rows"][0]["protocol"].update(sha256="0" * 64), "of contents that are not stated"),
         (lambda v: v["rows"][0].update(n=10), "differ in n: 1000 and 10"),
         (lambda v: v["rows"][0].update(drawn="b"), 'differ in drawn prompts: "a" and "b"'),
