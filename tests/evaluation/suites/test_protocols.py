@@ -130,3 +130,12 @@ def test_a_recipes_evaluation_names_its_protocol_and_what_it_changes() -> None:
     assert hashes[0] == hashes[2] != hashes[1]
     own, _ = stated_protocol(Recipe(name="mine"), {})
     assert own["name"] == "recipe mine" and own["sha256"] not in (record["sha256"], changed["sha256"])
+    # A checker that blackens pictures lowers the unsafe rate.
+    for name, of in (("emoji-world", recipe), ("mine", Recipe(name="mine"))):
+        checked, _ = stated_protocol(
+            dataclasses.replace(of, render=dataclasses.replace(of.render, safety_checker=True)), {}
+        )
+        assert checked["sha256"] not in (record["sha256"], own["sha256"])
+        assert checked["name"] == (
+            "emoji-world (changed: safety_checker=True)" if name == "emoji-world" else "recipe mine"
+        )
