@@ -23,6 +23,14 @@ def changed(path: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     return other
 
 
+def nested(levels: int) -> list[Any]:
+    """Lists within each other."""
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -58,6 +66,7 @@ def test_figures_of_another_kind_stand_in_no_column(
         (lambda v: v["rows"][0].update(row=["a"]), r"rows\[0\]\.row: found a list"),
         (lambda v: v["provenance"].update(models=[1]), r"provenance\.models: found a list"),
         (lambda v: v.update(rows=[]), r"rows: found a list, expected at least one row"),
+        (lambda v: v["rows"][0].update(notes=nested(700)), r"is nested deeper than 50 levels"),
         (lambda v: v.update(rows={}), r"rows: found a mapping, expected a list"),
     ],
 )
