@@ -166,6 +166,8 @@ class GaussianStatistics:
             raise RecipeError(f"{path}: found a covariance that is not symmetric")
         made = cls(len(mean), network)
         made._mean, made._scatter, made.count = mean.astype(np.float64), scatter.astype(np.float64), count
+        # Now, not where a distance is taken: pictures may be drawn in between, for days.
+        _require_covariance(np.linalg.eigvalsh((made._scatter + made._scatter.T) / 2), f"{path}: the covariance")
         return made
 
 
@@ -224,11 +226,16 @@ class Distance:
     warnings: list[str] = field(default_factory=list)
 
 
+def _require_covariance(eigenvalues: np.ndarray, what: str) -> None:
+    lowest = eigenvalues.min()
+    if lowest < -_ROUNDING * max(eigenvalues.max(), 1e-300):
+        raise RecipeError(f"{what} has the eigenvalue {lowest:.3g}; it is none")
+
+
 def _root(covariance: np.ndarray, name: str) -> np.ndarray:
     """The symmetric root of a covariance."""
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-    if values.min() < -_ROUNDING * max(values.max(), 1e-300):
-        raise RecipeError(f"FID: the {name} covariance has the eigenvalue {values.min():.3g}; it is none")
+    _require_covariance(values, f"FID: the {name} covariance")
     return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
 
 
