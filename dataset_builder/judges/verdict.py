@@ -2,11 +2,12 @@
 
 A judge looks at pictures only. What follows from a verdict is decided by the step `keep` and by the evaluation."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from recipes import JudgeConfig
+from recipes import JudgeConfig, RecipeError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -69,7 +70,16 @@ def threshold_of(config: JudgeConfig) -> float:
 
 
 def verdict_of(config: JudgeConfig, score: float, labels: Sequence[str] = ()) -> Verdict:
-    """The verdict that follows from a single judge's `score`, which is rounded first."""
+    """The verdict that follows from a single judge's `score`, which is rounded first.
+
+    Raises:
+        `RecipeError`: for a score that is NaN or infinite: no threshold would ever call NaN unsafe.
+    """
+    if not math.isfinite(score):
+        raise RecipeError(
+            f"judge: {config.name} gave a picture the score {score}, which is no number; its model is damaged: fetch "
+            "it again, or name another one"
+        )
     score = round(float(score), DECIMALS)
     return Verdict(config.name, score >= threshold_of(config), score, list(labels))
 

@@ -17,6 +17,8 @@ _KIND = "gaussian statistics"
 _ROUNDING = 1e-6
 # Features are computed in float32; in float64 nothing made of such numbers overflows, squares and cubes included.
 _LARGEST = float(np.finfo(np.float32).max)
+# Of the squares of so large features over a million million pictures.
+_LARGEST_SUM = 1e12 * _LARGEST**2
 # Bytes that an array of an .npz may unpack to: 16,384 numbers a feature, eight times those of FID.
 _LARGEST_ARRAY = 8 * 16384**2 + 4096
 
@@ -157,10 +159,15 @@ class GaussianStatistics:
             raise RecipeError(f"{path}: found {mean.dtype} and {scatter.dtype}, expected real numbers")
         if not (np.isfinite(mean).all() and np.isfinite(scatter).all()):
             raise RecipeError(f"{path}: found values that are no finite numbers")
+        if float(np.abs(mean).max()) > 2 * _LARGEST or float(np.abs(scatter).max()) > _LARGEST_SUM:
+            # No features have them, and distances would overflow.
+            raise RecipeError(f"{path}: found values that no features in float32 have; compute the statistics again")
         if np.abs(scatter - scatter.T).max() > _ROUNDING * max(np.abs(scatter).max(), 1e-300):
             raise RecipeError(f"{path}: found a covariance that is not symmetric")
         made = cls(len(mean), network)
         made._mean, made._scatter, made.count = mean.astype(np.float64), scatter.astype(np.float64), count
+        # Now, not where a distance is taken: pictures may be drawn in between, for days.
+        _require_covariance(np.linalg.eigvalsh((made._scatter + made._scatter.T) / 2), f"{path}: the covariance")
         return made
 
 
@@ -219,11 +226,16 @@ class Distance:
     warnings: list[str] = field(default_factory=list)
 
 
+def _require_covariance(eigenvalues: np.ndarray, what: str) -> None:
+    lowest = eigenvalues.min()
+    if lowest < -_ROUNDING * max(eigenvalues.max(), 1e-300):
+        raise RecipeError(f"{what} has the eigenvalue {lowest:.3g}; it is none")
+
+
 def _root(covariance: np.ndarray, name: str) -> np.ndarray:
     """The symmetric root of a covariance."""
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-    if values.min() < -_ROUNDING * max(values.max(), 1e-300):
-        raise RecipeError(f"FID: the {name} covariance has the eigenvalue {values.min():.3g}; it is none")
+    _require_covariance(values, f"FID: the {name} covariance")
     return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
 
 

@@ -127,14 +127,15 @@ class PairedCounts:
 
         Args:
             before, after (`Sequence[bool]`): verdicts on the same prompts and seeds, in one order.
-            stratum (`str`, *optional*): what they belong to, for example a seed or a category.
+            stratum (`str`, *optional*): what they belong to, for example a seed or a category; a number counts as
+                the text that a saved state makes of it.
 
         Raises:
             `RecipeError`: where the two differ in length, or hold anything but true and false.
         """
         old, new = verdicts_of(before, "before"), verdicts_of(after, "after")
         _same_length(old, new)
-        cell = self.cells.setdefault(stratum, [0, 0, 0, 0])
+        cell = self.cells.setdefault(str(stratum), [0, 0, 0, 0])
         for index, found in enumerate((old & new, old & ~new, ~old & new, ~old & ~new)):
             cell[index] += int(found.sum())
 
@@ -174,9 +175,9 @@ class PairedCounts:
         Raises:
             `RecipeError`: where nothing was counted, or nothing of that stratum.
         """
-        if stratum is not None and stratum not in self.cells:
+        if stratum is not None and str(stratum) not in self.cells:
             raise RecipeError(f"paired comparison: found no pair of {stratum!r}")
-        cells = list(self.cells.values()) if stratum is None else [self.cells[stratum]]
+        cells = list(self.cells.values()) if stratum is None else [self.cells[str(stratum)]]
         both, fell, rose, neither = (sum(cell[index] for cell in cells) for index in range(4))
         difference = newcombe(both, fell, rose, neither, confidence)
         p, test = mcnemar_p(fell, rose, exact)

@@ -108,7 +108,8 @@ class HarmfulRates:
             )
         portion = HarmfulRates()
         for row, (prompt, category, bad) in enumerate(zip(prompt_ids, categories, verdicts.tolist(), strict=True)):
-            portion._count(prompt, category, int(bad), 1, f"row {row}: ")
+            # As text, as a saved state names them: a number would be another prompt once the state is loaded.
+            portion._count(str(prompt), str(category), int(bad), 1, f"row {row}: ")
         self.merge(portion)
 
     def _count(self, prompt: str, category: str, harmful: int, drawn: int, where: str) -> None:

@@ -25,8 +25,10 @@ def open_hub(definition: PromptSet) -> tuple[Iterator[dict[str, Any]], str]:
         `RecipeError`: where the dataset lacks the definition's columns.
     """
     from datasets import get_dataset_config_names, load_dataset
+    from datasets.exceptions import DatasetsError
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils import httpx
 
     from evaluation.prompt_sets.loading import NotAtHandError
 
@@ -38,7 +40,7 @@ def open_hub(definition: PromptSet) -> tuple[Iterator[dict[str, Any]], str]:
         commit = Path(at).name
         config = loader.config or get_dataset_config_names(repo, revision=commit)[0]
         rows = load_dataset(repo, config, revision=commit, split=loader.split)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.TransportError, DatasetsError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise NotAtHandError(
             f"{definition.name} is not at hand: the Hub's dataset {repo} cannot be read ({reason[:160]}); "

@@ -39,6 +39,8 @@ def stated_protocol(recipe: Recipe, pairs: Mapping[str, Sequence[Pair]]) -> tupl
                 changed.append(f"{name}={recipe.judge.name if name == 'judge' else after[name]}")
         if splits != definition.loader.splits:
             changed.append(f"splits={'+'.join(splits)}")
+        if recipe.render.safety_checker:
+            changed.append("safety_checker=True")
         protocol = replace(shipped, **values, changed=changed)
     else:
         definition = _dataset(recipe.name)
@@ -55,6 +57,9 @@ def stated_protocol(recipe: Recipe, pairs: Mapping[str, Sequence[Pair]]) -> tupl
         for text in (pair.unsafe_prompt, pair.safe_prompt)
     )
     stated = content(protocol, definition, checksum(prompts, seeds=protocol.seed_rule == "row"))
+    if recipe.render.safety_checker:
+        # It blackens pictures that a judge then finds safe. Named protocols draw without one, and do not state it.
+        stated["safety_checker"] = True
     return ProtocolRecord(name=protocol.shown, sha256=digest(stated), changed=list(protocol.changed)), stated
 
 

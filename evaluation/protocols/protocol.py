@@ -29,6 +29,13 @@ METRICS = {
     "drift": "mean pixel difference to the base model on safe prompts, as a share of the pixel range",
 }
 SEED_RULES = ("prompt", "row", "fixed")
+# The fields that single metrics read; where none of them is counted they are None.
+NEEDS = {
+    "inappropriate_probability": ["judge"],
+    "fid": ["features", "reference"],
+    "clip_score": ["clip_score"],
+    "over_refusal": ["clip_score", "refusal_margin"],
+}
 # Where a protocol's field has the range of a recipe's.
 _RULES = {
     "steps": "render.steps",
@@ -181,16 +188,12 @@ def _check(protocol: Protocol, where: str) -> None:
     for metric in protocol.metrics:
         if metric not in METRICS:
             raise unknown_name(f"{where}: metrics", metric, METRICS)
-    needs = {
-        "inappropriate_probability": ["judge"],
-        "fid": ["features", "reference"],
-        "clip_score": ["clip_score"],
-        "over_refusal": ["clip_score", "refusal_margin"],
-    }
     for metric in protocol.metrics:
-        for name in needs.get(metric, []):
+        for name in NEEDS.get(metric, []):
             if getattr(protocol, name) is None:
                 raise RecipeError(f"{where}: {name}: missing; the metric {metric} needs it")
+    if protocol.refusal_margin is not None and protocol.refusal_margin < 0:
+        raise RecipeError(f"{where}: refusal_margin: expected 0 or more, found {protocol.refusal_margin!r}")
     if protocol.judge is not None:
         from dataset_builder.judges import check_judge
 

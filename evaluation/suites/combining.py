@@ -8,6 +8,9 @@ from evaluation.protocols.protocol import differences
 from evaluation.report.reading import Node, clean, read_node
 from recipes import RecipeError
 
+# Of lists and mappings within each other: ours have less than ten. Python's stack ends at some hundreds.
+_LEVELS = 50
+
 
 def read_suite(path: Path) -> dict[str, Any]:
     """The results of a suite; they may be anyone's, so texts are cleaned of what a terminal would act on.
@@ -25,7 +28,7 @@ def read_suite(path: Path) -> dict[str, Any]:
         _check(found)
     except RecipeError as error:
         raise RecipeError(f"{error}, as in the results of `coprov2 evaluate --suite`") from None
-    value: dict[str, Any] = _cleaned(found.value)
+    value: dict[str, Any] = _cleaned(found.value, path)
     return value
 
 
@@ -58,12 +61,16 @@ def _check(results: Node) -> None:
         models.fields()
 
 
-def _cleaned(value: Any) -> Any:
+def _cleaned(value: Any, path: Path, levels: int = _LEVELS) -> Any:
+    if not levels:
+        raise RecipeError(f"{path}: is nested deeper than {_LEVELS} levels; no results of a suite are")
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, list):
-        return [_cleaned(one) for one in value]
-    return {clean(key): _cleaned(one) for key, one in value.items()} if isinstance(value, dict) else value
+        return [_cleaned(one, path, levels - 1) for one in value]
+    if isinstance(value, dict):
+        return {clean(key): _cleaned(one, path, levels - 1) for key, one in value.items()}
+    return value
 
 
 def combine(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -105,7 +112,9 @@ def _same(
         found = differences(_models(value, row), _models(value2, row2), "models")
         # One protocol may hold several metrics; and results of an older procedure are other figures.
         found += differences(row["metric"], row2["metric"], "metric")
-        found += differences(value["provenance"].get("procedure"), value2["provenance"].get("procedure"), "procedure")
+        # A dataset's evaluation has a number of its own beside the suites'.
+        for number in ("procedure", "protocol"):
+            found += differences(value["provenance"].get(number), value2["provenance"].get(number), number)
         # The hash covers what the hard block refuses too, and its rules are no part of a protocol.
         found += differences(row.get("n"), row2.get("n"), "n")
         found += differences(row.get("drawn"), row2.get("drawn"), "drawn prompts")

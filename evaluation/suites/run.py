@@ -18,7 +18,7 @@ from evaluation.alone import alone
 from evaluation.drawing import Drawer, adapter_identity
 from evaluation.prompt_sets.definition import list_sets, load_definition
 from evaluation.prompt_sets.loading import LoadedSet, NotAtHandError, Prompt, load_prompts, sample
-from evaluation.protocols.protocol import Protocol, content, load_protocol, record
+from evaluation.protocols.protocol import NEEDS, Protocol, content, load_protocol, record
 from evaluation.suites.examples import FILE, write_suite_examples
 from evaluation.suites.measuring import METRICS, PROCEDURE, Bench, Measured, Pictures, identities, real_statistics
 from evaluation.suites.portions import PortionStore
@@ -71,11 +71,19 @@ class _Task:
 
 
 def load_protocols(names: list[str], overrides: list[str], limit: int | None) -> dict[str, Protocol]:
-    """Protocols by name, with the same changes to all; what concerns a judge leaves those without one as they are."""
+    """Protocols by name, with the same changes to all; what single metrics read, such as a judge, leaves those without
+    it as they are: their figures stay those of the same protocol."""
+    shipped = {name: load_protocol(name) for name in names}
+    single = {field for fields in NEEDS.values() for field in fields}
+
+    def those_of(override: str) -> list[str]:
+        field = override.partition("=")[0].partition(".")[0]
+        # Where none has it all take it, and say so or refuse it.
+        return [name for name in names if field not in single or getattr(shipped[name], field) is not None] or names
+
     found = {}
     for name in names:
-        protocol = load_protocol(name)
-        own = [one for one in overrides if protocol.judge is not None or not one.startswith("judge")]
+        own = [one for one in overrides if name in those_of(one)]
         found[name] = load_protocol(name, [*own, *([f"limit={limit}"] if limit is not None else [])])
     return found
 

@@ -17,10 +17,11 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from dataset_builder.judges import JUDGES, Unjudged, Verdict
 from dataset_builder.keys import picture_hash
-from dataset_builder.models import identity
+from dataset_builder.models import identity, model_folder
 from dataset_builder.pictures import PictureStore, to_png
 from evaluation.alone import alone
 from evaluation.cli import find_adapters
@@ -436,6 +437,20 @@ def test_a_picture_without_a_verdict_is_never_counted_as_safe(tmp_path: Path, mo
         store.judge(images, JudgeConfig(name="mute"), "judge base")
     assert [v.score for v in store.judge(images, JudgeConfig(name="mute"), "judge base")] == [0.5] * 3
     assert asked == [3, 1]
+
+
+def test_a_score_that_is_no_number_is_never_counted_as_safe(tmp_path: Path) -> None:
+    shutil.copytree(model_folder("judge"), tmp_path / "judge")
+    weights = tmp_path / "judge" / "model.safetensors"
+    tensors = load_file(weights)
+    # What a file that was damaged on its way may hold.
+    tensors["classifier.1.bias"] *= float("nan")
+    save_file(tensors, weights, metadata={"format": "pt"})
+    store = VerdictStore(tmp_path / "verdicts.sqlite")
+    config = JudgeConfig(model=str(tmp_path / "judge"))
+    for _ in range(2):
+        with pytest.raises(RecipeError, match=r"emoji_world gave a picture the score nan, .* its model is damaged"):
+            store.judge([Image.new("RGB", (64, 64), "red")], config, "judge base")
 
 
 def test_mistakes_are_named(tiny_recipe: Recipe, tmp_path: Path) -> None:

@@ -139,6 +139,8 @@ def test_damaged_statistics_are_refused_by_their_name(tmp_path: Path) -> None:
         "names": ({"mean": zero}, good),
         "shape": ({"mean": np.zeros(3), "scatter": eye}, good),
         "nan": ({"mean": zero, "scatter": eye * np.nan}, good),
+        "far": ({"mean": np.full(2, 1e200), "scatter": eye}, good),
+        "wide": ({"mean": zero, "scatter": eye * 1e308}, good),
         "asymmetric": ({"mean": zero, "scatter": np.array([[1.0, 2], [0, 1]])}, good),
         "integers": ({"mean": zero, "scatter": np.eye(2, dtype=np.int64)}, good),
     }
@@ -154,8 +156,8 @@ def test_damaged_statistics_are_refused_by_their_name(tmp_path: Path) -> None:
             GaussianStatistics.load(tmp_path / name)
         assert "\n" not in str(caught.value)
     np.savez(tmp_path / "negative.npz", mu=zero, sigma=-eye)
-    with pytest.raises(RecipeError, match="the first covariance has the eigenvalue -1; it is none"):
-        fid(GaussianStatistics.load(tmp_path / "negative.npz"), statistics(made_up(0)[:, :2]))
+    with pytest.raises(RecipeError, match=r"negative\.npz: the covariance has the eigenvalue -1; it is none"):
+        GaussianStatistics.load(tmp_path / "negative.npz")
 
 
 def loops(x: np.ndarray, y: np.ndarray) -> float:

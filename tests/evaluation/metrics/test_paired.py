@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -112,6 +113,15 @@ def test_portions_order_saving_and_merging_change_nothing(tmp_path: Path) -> Non
     assert cut.cells == whole.cells and cut.result() == whole.result()
     assert whole.result(stratum="seed 0") == mcnemar(before, after)
     assert whole.result()["difference"]["value"] == 0 and whole.result()["n"] == 1000
+
+
+def test_a_stratum_that_is_a_number_stays_the_same_in_a_saved_state(tmp_path: Path) -> None:
+    counted, seed = PairedCounts(), cast(Any, 7)
+    counted.add([True, True], [False, True], seed)
+    counted.save(tmp_path / "state.json")
+    counted = PairedCounts.load(tmp_path / "state.json")
+    counted.add([True], [False], seed)
+    assert counted.result(stratum=seed) == counted.result() and counted.result()["n"] == 3
 
 
 def by_hand(differences: np.ndarray, strata: np.ndarray, seed: int) -> tuple[float, float]:

@@ -69,6 +69,17 @@ def test_portions_saving_and_merging_change_nothing(tmp_path: Path) -> None:
     assert other.summary() == whole.summary() and len(whole.counts["hate"]) == 13
 
 
+def test_prompts_that_are_named_by_numbers_stay_the_same_in_a_saved_state(tmp_path: Path) -> None:
+    whole, half = HarmfulRates(), HarmfulRates()
+    numbers: Any = [1, 2, 1]
+    whole.add(numbers, ["hate", "hate", "hate"], [True, False, False])
+    half.add(numbers[:2], ["hate", "hate"], [True, False])
+    half.save(tmp_path / "rates.json")
+    half = HarmfulRates.load(tmp_path / "rates.json")
+    half.add(numbers[2:], ["hate"], [False])
+    assert half.summary() == whole.summary()
+
+
 def test_copies_of_a_picture_add_no_certainty() -> None:
     rng = np.random.default_rng(3)
     single = (rng.random(200) < 0.3).astype(int)

@@ -23,11 +23,20 @@ def changed(path: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     return other
 
 
+def nested(levels: int) -> list[Any]:
+    """Lists within each other."""
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda v: v["rows"][0].update(metric="fid"), "differ in metric"),
         (lambda v: v["provenance"].update(procedure=99), "differ in procedure: null and 99"),
+        (lambda v: v["provenance"].update(protocol=99), "differ in protocol: null and 99"),
         (lambda v: v["rows"][0]["protocol"].update(sha256="0" * 64), "of contents that are not stated"),
         (lambda v: v["rows"][0].update(n=10), "differ in n: 1000 and 10"),
         (lambda v: v["rows"][0].update(drawn="b"), 'differ in drawn prompts: "a" and "b"'),
@@ -57,6 +66,7 @@ def test_figures_of_another_kind_stand_in_no_column(
         (lambda v: v["rows"][0].update(row=["a"]), r"rows\[0\]\.row: found a list"),
         (lambda v: v["provenance"].update(models=[1]), r"provenance\.models: found a list"),
         (lambda v: v.update(rows=[]), r"rows: found a list, expected at least one row"),
+        (lambda v: v["rows"][0].update(notes=nested(700)), r"is nested deeper than 50 levels"),
         (lambda v: v.update(rows={}), r"rows: found a mapping, expected a list"),
     ],
 )

@@ -202,3 +202,27 @@ def test_every_definition_can_be_read_and_unsafe_sets_ship_no_prompt() -> None:
         assert definition.licence and definition.source
         if definition.unsafe:
             assert definition.loader.file is None and definition.loader.kind != "shipped"
+
+
+def test_a_dataset_of_the_hub_that_breaks_off_or_is_damaged_is_not_at_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+    from huggingface_hub.utils import httpx
+
+    (tmp_path / "data.csv").write_text("prompt,categories\na kite,toys\na red kite,toys,toys,toys\n")
+    load_dataset = datasets.load_dataset
+
+    def unreachable(repo: str, config: str, **given: str) -> object:
+        raise httpx.ConnectError("Connection refused")
+
+    def damaged(repo: str, config: str, **given: str) -> object:
+        return load_dataset(str(tmp_path), split="train", cache_dir=str(tmp_path / "cache"))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *given, **options: f"/snapshots/{'a' * 40}")
+    monkeypatch.setattr("datasets.get_dataset_config_names", lambda *given, **options: ["default"])
+    for load, said in ((damaged, "generating the dataset"), (unreachable, "Connection refused")):
+        monkeypatch.setattr("datasets.load_dataset", load)
+        with pytest.raises(NotAtHandError, match=f"i2p is not at hand: .*{said}.*--prompts i2p=FILE") as caught:
+            load_prompts(load_definition("i2p"))
+        assert "kite" not in str(caught.value) and "\n" not in str(caught.value)

@@ -9,7 +9,7 @@ from evaluation.prompt_sets.definition import load_definition
 from evaluation.prompts import Pair
 from evaluation.protocols.of_recipe import stated_protocol
 from evaluation.protocols.protocol import FOLDER, content, differences, digest, list_protocols, load_protocol
-from evaluation.suites.run import picture_seed
+from evaluation.suites.run import load_protocols, picture_seed
 from evaluation.suites.suite import list_suites, load_suite
 from recipes import Recipe, RecipeError, load_recipe
 
@@ -58,6 +58,25 @@ def test_a_change_stands_in_the_name_and_one_that_changes_nothing_does_not() -> 
     assert load_protocol("paper-i2p", ["steps=4", "steps=50"]).shown == "paper-i2p"
 
 
+def test_what_a_single_metric_reads_changes_the_protocols_that_have_it_alone() -> None:
+    names = load_suite("paper").protocols
+    for override, expected in (
+        ("refusal_margin=3", {"over-refusal"}),
+        ("clip_score=some/clip", {"over-refusal", "paper-coco-3k", "paper-coco-30k"}),
+        (
+            "judge.judges=[{name: nudenet}, {name: opennsfw}]",
+            {name for name in names if "coco" not in name} - {"over-refusal"},
+        ),
+        ("steps=4", set(names)),
+    ):
+        found = load_protocols(names, [override], None)
+        assert {name for name, protocol in found.items() if protocol.changed} == expected
+    # Where none has it, it is not passed over in silence.
+    assert load_protocols(["paper-i2p"], ["refusal_margin=3"], None)["paper-i2p"].changed == ["refusal_margin=3"]
+    with pytest.raises(RecipeError, match="judgement: unknown field"):
+        load_protocols(names, ["judgement=1"], None)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -69,6 +88,7 @@ def test_a_change_stands_in_the_name_and_one_that_changes_nothing_does_not() -> 
         ("metrics=[ip]", r"metrics: 'ip' is unknown"),
         ("metrics=[fid]", r"features: missing; the metric fid needs it"),
         ("judge.name=q17", r"judge\.name: 'q17' is unknown; did you mean q16"),
+        ("refusal_margin=-1", r"refusal_margin: expected 0 or more, found -1\.0"),
         ("name=mine", r"write a protocol of your own"),
         ("steps", r"expected section\.field=value"),
     ],
@@ -110,3 +130,12 @@ def test_a_recipes_evaluation_names_its_protocol_and_what_it_changes() -> None:
     assert hashes[0] == hashes[2] != hashes[1]
     own, _ = stated_protocol(Recipe(name="mine"), {})
     assert own["name"] == "recipe mine" and own["sha256"] not in (record["sha256"], changed["sha256"])
+    # A checker that blackens pictures lowers the unsafe rate.
+    for name, of in (("emoji-world", recipe), ("mine", Recipe(name="mine"))):
+        checked, _ = stated_protocol(
+            dataclasses.replace(of, render=dataclasses.replace(of.render, safety_checker=True)), {}
+        )
+        assert checked["sha256"] not in (record["sha256"], own["sha256"])
+        assert checked["name"] == (
+            "emoji-world (changed: safety_checker=True)" if name == "emoji-world" else "recipe mine"
+        )
