@@ -16,8 +16,9 @@ _FIGURE = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?\s*(?:%|points?\b|times\b|x\b
 _CODE = re.compile(r"```.*?```|`[^`\n]*`|<!--.*?-->", re.DOTALL)
 # All of a number: the 2 of 12, or the 12 of 12.5, is another one.
 _NUMBER = r"(?<![\d.,])(-?\d[\d,]*(?:\.\d+)?)(?![\d]|[.,]\d)"
-# The number that a cell begins with; its interval may follow.
-_CELL = re.compile(r"[+-]?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
+# A cell of a table: a number, its unit, and the interval that may follow.
+_IN_CELL = r"([+-]?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)"
+_CELL = re.compile(rf"{_IN_CELL}[^\d()]*(?:\({_IN_CELL} to {_IN_CELL}\))?")
 RULES = ("inside", "at_most", "at_least")
 
 
@@ -82,7 +83,8 @@ class Table:
         under (`str`): a line of it, for instance a heading; the first table below is meant.
         source (`str`): which command measures it.
         at (`str`): where a row's figures stand in the result, `{name}` for what the row has in column `name`.
-        columns (`list[Column]` by name): the columns that are claimed; a cell `-` says that nothing was measured.
+        columns (`list[Column]` by name): the columns that are claimed. A cell holds a number, its unit and, in
+            brackets, its interval, which is claimed too; `-` says that nothing was measured.
     """
 
     file: str
@@ -94,11 +96,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Stated:
-    """A claim with the number as it stands in its file (None for `-`), and where."""
+    """A claim with the number as it stands in its file (None for `-`), where, and the ends of the interval that stands
+    beside it in a table."""
 
     claim: Claim
     text: str | None
     span: tuple[int, int]
+    ends: tuple[str, str] | None = None
 
 
 @dataclass
@@ -216,14 +220,18 @@ def table_cells(table: Table, root: Path) -> list[Stated]:
             if name not in table.columns:
                 continue
             column: Column = table.columns[name]
-            number = _CELL.match(cell)
+            number = _CELL.fullmatch(cell)
             if number is None and cell != "-":
-                raise RecipeError(f"{where}: {row[0][0]}, {name}: found {cell!r}, expected a number or -")
+                raise RecipeError(
+                    f"{where}: {row[0][0]}, {name}: found {cell!r}, expected a number or -, and after a number its "
+                    "unit and an interval like (1.2 to 3.4) at most"
+                )
             words = f"{', '.join(cells[key] for key in header if f'{{{key}}}' in table.at)}: {name} {{}}"
             claim = Claim(
                 table.file, words, table.source, f"{at}.{column.at}", column.unit, column.of, column.within, column.rule
             )
-            found.append(Stated(claim, None if number is None else number[0], span))
+            ends = None if number is None or number[2] is None else (number[2], number[3])
+            found.append(Stated(claim, None if number is None else number[1], span, ends))
     return found
 
 

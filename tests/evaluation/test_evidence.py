@@ -263,6 +263,13 @@ def test_the_cells_of_a_table_are_claims(tabled: Path) -> None:
         ("+6.5", "-6.5", [True, True, False, True, True]),
         ("210.4", "110.4", [True, True, True, False, True]),
         ("98.8 %", "97 %", [True, True, True, True, False]),
+        # Intervals that do not hold their number, are far too narrow or too wide, or that nothing was measured of.
+        ("(5.0 to 10.6)", "(8.0 to 13.6)", [True, False, True, True, True]),
+        ("(5.0 to 10.6)", "(7.7 to 7.9)", [True, False, True, True, True]),
+        ("(98.1 to 99.4)", "(80 to 100)", [True, True, True, True, False]),
+        ("210.4 MiB", "210.4 MiB (100.0 to 400.0)", [True, True, True, False, True]),
+        # Measured anew it is a little another one.
+        ("(5.0 to 10.6)", "(6.1 to 10.0)", [True] * 5),
     ],
 )
 def test_a_cell_that_no_longer_holds_is_found(tabled: Path, old: str, new: str, holds: list[bool]) -> None:
@@ -277,6 +284,11 @@ def test_a_cell_that_no_longer_holds_is_found(tabled: Path, old: str, new: str, 
         ("+6.5 (1.0 to 9.0)", "-", "comerge: difference -: measured .*; state it"),
         ("| - | - |", "| 1.0 | - |", "the result has nothing at paired"),
         ("7.8 %", "few %", "comerge, unsafe: found 'few % .*', expected a number or -"),
+        (
+            "(5.0 to 10.6)",
+            "or less than 1 %",
+            "comerge, unsafe: found '7.8 % or .*', expected a number or -, and after",
+        ),
         ("| base ", "| best ", r"the result has nothing at rows\[name=best\]"),
         ("| unsafe | difference", "| rate | difference", "no column 'unsafe', it has variant, rate"),
         ("| variant | unsafe | d", "| name | unsafe | d", "at: no column for 'variant'"),
