@@ -211,12 +211,12 @@ def table_cells(table: Table, root: Path) -> list[Stated]:
             raise RecipeError(f"{where}: no column {name!r}, it has {', '.join(header)}; mend it or docs/claims.yaml")
     found = []
     for row in rows[1:]:
-        cells = dict(zip(header, (cell for cell, _ in row), strict=False))
+        cells = dict(zip(header, (cell for cell, _ in row), strict=True))
         try:
             at = table.at.format_map(cells)
         except (KeyError, IndexError, ValueError) as error:
             raise RecipeError(f"{where}: at: no column for {error} of {table.at!r}; mend docs/claims.yaml") from None
-        for name, (cell, span) in zip(header, row, strict=False):
+        for name, (cell, span) in zip(header, row, strict=True):
             if name not in table.columns:
                 continue
             column: Column = table.columns[name]
@@ -242,15 +242,23 @@ def _rows(text: str, under: str, where: str) -> list[list[tuple[str, tuple[int, 
     rows: list[list[tuple[str, tuple[int, int]]]] = []
     place, below = 0, False
     for line in text.splitlines(keepends=True):
-        if below and line.startswith("|"):
+        bare = line.strip()
+        if rows and not bare:
+            break
+        if rows or (below and bare.startswith("|")):
             cells = [
                 (found[0].strip(), (place + found.start(), place + found.end()))
                 for found in re.finditer(r"(?<=\|)[^|\n]*(?=\|)", line)
             ]
+            # Markdown is content with less, and a cell that is not read is not claimed.
+            whole = bare.startswith("|") and bare.endswith("|") and len(cells) == len(rows[0] if rows else cells)
+            if not whole:
+                raise RecipeError(
+                    f"{where}: found the line {bare[:60]!r}, expected as many cells as in the first, with | around "
+                    "them, and an empty line after the table"
+                )
             if not all(re.fullmatch(r":?-+:?", cell) for cell, _ in cells):
                 rows.append(cells)
-        elif below and rows:
-            break
         below = below or line.strip() == under.strip()
         place += len(line)
     if len(rows) < 2:

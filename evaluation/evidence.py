@@ -46,7 +46,8 @@ def look_up(result: Any, at: str) -> Any:
     """What stands in a result at `rows[name=merged].measures.unsafe_rate`.
 
     Raises:
-        `RecipeError`: where there is nothing, or for a path that is none.
+        `RecipeError`: where there is nothing, or more than one entry of that name (a study has a row of the base model
+            under each protocol), or for a path that is none.
     """
     node, steps = result, list(_STEP.finditer(at))
     if not at or "".join(step[0] for step in steps) != at:
@@ -54,7 +55,10 @@ def look_up(result: Any, at: str) -> Any:
     for key, name, value in (step.groups() for step in steps):
         node = node.get(key) if isinstance(node, dict) else None
         if name and isinstance(node, list):
-            node = next((entry for entry in node if isinstance(entry, dict) and str(entry.get(name)) == value), None)
+            found = [entry for entry in node if isinstance(entry, dict) and str(entry.get(name)) == value]
+            if len(found) > 1:
+                raise RecipeError(f"{at}: the result has {len(found)} entries {key}[{name}={value}], expected one")
+            node = next(iter(found), None)
         if node is None:
             raise RecipeError(f"{at}: the result has nothing at {key}{f'[{name}={value}]' if name else ''}")
     return node

@@ -91,6 +91,9 @@ def test_a_result_is_read_by_keys_and_entries() -> None:
     for at in ("rows[name=other].measures", "rows[name=base].measures", "columns"):
         with pytest.raises(RecipeError, match="the result has nothing at"):
             look_up(result, at)
+    # A study of two protocols has a row of the base model under each.
+    with pytest.raises(RecipeError, match=r"rows\[name=base\].x: the result has 2 entries rows\[name=base\]"):
+        look_up({"rows": [{"name": "base", "x": 1}, {"name": "base", "x": 2}]}, "rows[name=base].x")
     # A step that is not understood is not passed over: the rest would be looked up in another place.
     for at in ("", "rows[0].rows", "rows[name=base", "rows..name", "rows."):
         with pytest.raises(RecipeError, match="expected keys joined by dots"):
@@ -294,6 +297,11 @@ def test_a_cell_that_no_longer_holds_is_found(tabled: Path, old: str, new: str, 
         ("| variant | unsafe | d", "| name | unsafe | d", "at: no column for 'variant'"),
         ("# Merges", "# Fusions", "expected that line once"),
         ("|", "!", "found no table with a row"),
+        # What Markdown reads as a row all the same.
+        ("210.4 MiB |", "210.4 MiB", r"found the line '\| comerge .*expected as many cells as in the first"),
+        ("| comerge", "comerge", "found the line 'comerge .*expected as many cells as in the first"),
+        ("| comerge", " | other | 1 |\n| comerge", r"found the line '\| other \| 1 \|', expected as many cells"),
+        ("210.4 MiB |", "210.4 MiB | 4 |", r"found the line '\| comerge .*expected as many cells"),
     ],
 )
 def test_a_table_that_does_not_fit_is_named(tabled: Path, old: str, new: str, said: str) -> None:
