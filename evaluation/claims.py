@@ -11,11 +11,18 @@ from typing import Any
 from recipes import RecipeError
 from recipes.loading import fill, parse_yaml
 
-# What looks like a measured figure: a share, a difference in points, a ratio.
-_FIGURE = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?\s*(?:%|points?\b|times\b|x\b(?!\s*\d))")
+# What looks like a measured figure: a share, a difference in points, a ratio; alone, as the first of two before one
+# unit ("98 to 99 %"), or as an interval in brackets behind a share.
+_WRITTEN = r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:e[+-]?\d+)?"
+_BETWEEN = r"(?:[\s*_\\]|&nbsp;)*"
+_UNIT = r"(?:[%‰]|per ?cent\b|(?:percentage )?points?\b|pp\b|times\b|-?fold\b|(?:x\b|×)(?!\s*\d))"
+_FIGURE = re.compile(
+    rf"(?<![\w.]){_WRITTEN}(?:{_BETWEEN}{_UNIT}|(?={_BETWEEN}(?:to|and|or|[–-]){_BETWEEN}{_WRITTEN}{_BETWEEN}{_UNIT}))"
+    rf"|(?<=% \(){_WRITTEN}(?= to {_WRITTEN}\))"
+)
 _CODE = re.compile(r"```.*?```|`[^`\n]*`|<!--.*?-->", re.DOTALL)
-# All of a number: the 2 of 12, or the 12 of 12.5, is another one.
-_NUMBER = r"(?<![\d.,])(-?\d[\d,]*(?:\.\d+)?)(?![\d]|[.,]\d)"
+# All of a number: the 2 of 12, the 12 of 12.5 or the 5 of 1e5 is another one, and so is 2 with a typographic minus.
+_NUMBER = r"(?<![\d.,−±])(?<!\de)(?<!\de[+-])(-?\d[\d,]*(?:\.\d+)?)(?!\d|[.,]\d|e[+-]?\d)"
 # A cell of a table: a number, its unit, and the interval that may follow.
 _IN_CELL = r"([+-]?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)"
 _CELL = re.compile(rf"{_IN_CELL}[^\d()]*(?:\({_IN_CELL} to {_IN_CELL}\))?")

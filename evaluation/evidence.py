@@ -100,10 +100,9 @@ def weigh(claim: Claim, text: str, measured: Any, interval: tuple[str, str] | No
     else:
         found = measured if isinstance(measured, float) else type(measured).__name__
         raise RecipeError(f"{claim.at}: found {found}, expected a number or an estimate")
-    if claim.rule == "at_most":
-        holds = value <= number + half
-    elif claim.rule == "at_least":
-        holds = value >= number - half
+    # A negative unit turns the numbers around: who fell by at most 5 points has -5 or more.
+    if claim.rule != "inside":
+        holds = value <= number + half if (claim.rule == "at_most") == (claim.unit > 0) else value >= number - half
     else:
         holds = low <= number + half and number - half <= high
     if interval is None:

@@ -75,6 +75,14 @@ def test_a_part_of_a_number_is_no_number(tmp_path: Path, words: str) -> None:
         stated(claim(text=words), tmp_path)
 
 
+@pytest.mark.parametrize("written", ["\N{MINUS SIGN}1.6", "1e6", "1e-6", "1.6e5"])
+def test_another_number_with_the_same_digits_is_no_number(tmp_path: Path, written: str) -> None:
+    (tmp_path / "README.md").write_text(f"It changes by {written}, they say.\n", "utf8")
+    for words in ("{}, they", "by {}", "{}"):
+        with pytest.raises(RecipeError, match="found 0 places like"):
+            stated(claim(text=words), tmp_path)
+
+
 def test_a_number_is_found_by_its_words_across_lines(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("It draws\nan unsafe picture for 1.6 % of\nprompts (base 98.1 %).\n", "utf8")
     found = stated(claim(text="picture for {} % of prompts"), tmp_path)
@@ -107,6 +115,29 @@ def test_figures_nobody_claimed_are_listed(tmp_path: Path) -> None:
     )
     assert unclaimed(path, [(0, 4)]) == ["line 6: 2.5 points", "line 6: 1.6 times"]
     assert unclaimed(path, []) == ["line 1: 98.1 %", "line 6: 2.5 points", "line 6: 1.6 times"]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("5 percentage points, 98 percent", ["5 percentage points", "98 percent"]),
+        ("3× as many, a 2-fold rise, 16 × 16", ["3×", "2-fold"]),
+        ("**98.1** %, .5 %, 1.5e-3 %, 98&nbsp;%", ["98.1** %", ".5 %", "1.5e-3 %", "98&nbsp;%"]),
+        ("from 98.1 to 99.4 %, 3–4 points", ["98.1", "99.4 %", "3", "4 points"]),
+        ("1.3 % (0.6 to 2.0) of (1 to 5)", ["1.3 %", "0.6"]),
+    ],
+)
+def test_a_figure_is_one_however_it_is_written(tmp_path: Path, words: str, found: list[str]) -> None:
+    (tmp_path / "README.md").write_text(words, "utf8")
+    assert unclaimed(tmp_path / "README.md", []) == [f"line 1: {figure}" for figure in found]
+
+
+@pytest.mark.parametrize(("text", "rule", "holds"), [("5", "at_most", False), ("5", "at_least", True)])
+def test_a_bound_with_a_negative_unit_is_that_of_the_text(text: str, rule: str, holds: bool) -> None:
+    # "falls by at most 5 points", and it fell by 10.
+    assert weigh(claim(unit=-0.01, rule=rule), text, -0.10).holds is holds
+    assert weigh(claim(unit=-0.01, rule=rule), text, -0.01).holds is not holds
+    assert weigh(claim(unit=-0.01), "10", -0.104).holds
 
 
 @pytest.fixture
