@@ -5,13 +5,16 @@ import hashlib
 import json
 import mmap
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from coprov2 import app
 from evaluation.measures import Judged
 from evaluation.prompts import read_pairs
 from evaluation.protocols.of_recipe import stated_protocol
@@ -21,10 +24,10 @@ from evaluation.study.plan import BASE, Group, Plan, Unit, Variant
 from evaluation.study.pooling import pooled_mean, pooled_rate
 from evaluation.study.protocol import Protocols
 from evaluation.study.records import RECORD, write_record
-from evaluation.study.results import write_results
+from evaluation.study.results import read_results, write_results
 from evaluation.study.running import Study
 from evaluation.study.table_text import study_table
-from recipes import Recipe
+from recipes import Recipe, RecipeError
 from tests.made_up_run import write_dataset
 
 ROWS = {"train": 1, "test": 20, "test_unseen_concepts": 1}
@@ -136,6 +139,41 @@ def test_a_p_below_the_smallest_number_is_not_called_0(planted: dict[str, Any]) 
     row = next(row for row in found["rows"] if row["paired"])
     row["paired"]["p_holm"] = 0.0
     assert "< 1e-300" in study_table(found) and "< 1e-300" not in study_table(planted)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rows": None}, "study.json: rows: found nothing, expected a value"),
+        ({"rows": [{"name": "x"}]}, r"study.json: rows\[0\]..*: found nothing, expected"),
+        ({"rows": [7]}, r"rows\[0\]: found `7`, expected a mapping"),
+        ({"confidence": "all"}, "confidence: found `all`, expected a number"),
+        ({"kind": "scaling", "curves": [{"name": "x", "points": [1]}]}, r"points\[0\].*expected a mapping"),
+        ({"kind": "other"}, "kind: found `other`, expected merge or scaling"),
+        ({"rows": float("nan")}, "holds NaN"),
+    ],
+)
+def test_results_that_no_study_writes_are_named_in_a_line(
+    planted: dict[str, Any], tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    (tmp_path / "study.json").write_text(json.dumps({**planted, **change}), "utf8")
+    found = CliRunner().invoke(app, ["study", "table", str(tmp_path)])
+    assert isinstance(found.exception, RecipeError) and re.search(said, str(found.exception))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000])
+def test_a_damaged_file_of_results_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "study.json").write_text(content, "utf8")
+    with pytest.raises(RecipeError, match=r"study\.json: "):
+        read_results(tmp_path)
+
+
+def test_names_of_other_peoples_results_do_nothing_to_a_terminal(planted: dict[str, Any]) -> None:
+    found = copy.deepcopy(planted)
+    found["rows"][1]["name"] = "a\x1b[2Jb\nc"
+    found["missing"] = [{"name": "d", "seed": 0, "reason": "e\x1b]0;f\x07"}]
+    text = study_table(found)
+    assert "\x1b" not in text and "\x07" not in text and "b c " in text
 
 
 def evaluated(study: Study, seed: int) -> str:
