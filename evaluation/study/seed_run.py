@@ -17,7 +17,7 @@ from evaluation.stored import take_stored
 from evaluation.study.making import Stage, settings
 from evaluation.study.plan import BASE, Unit, Variant, kind_of, merge_config
 from evaluation.study.protocol import of_seed
-from evaluation.study.records import RECORD, read_record, write_record
+from evaluation.study.records import RECORD, read_record, read_seconds, write_record
 from evaluation.study.subsets import concepts_of, nested_order, write_subset
 from evaluation.verdict_store import VerdictStore
 from recipes import Recipe, RecipeError
@@ -248,7 +248,7 @@ def noted_seconds(path: Path, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        known = read_json(path)
+        known = read_seconds(path)
         known[name] = round(known.get(name, 0.0) + time.perf_counter() - started, 3)
         write_json(path, known)
 

@@ -6,6 +6,7 @@ import json
 import mmap
 import random
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from evaluation.study.estimate import Times
 from evaluation.study.plan import BASE, Group, Plan, Unit, Variant
 from evaluation.study.pooling import pooled_mean, pooled_rate
 from evaluation.study.protocol import Protocols
-from evaluation.study.records import RECORD, write_record
+from evaluation.study.records import RECORD, VERDICTS, read_seconds, write_record
 from evaluation.study.results import read_results, write_results
 from evaluation.study.running import Study
+from evaluation.study.seed_run import noted_seconds
 from evaluation.study.table_text import study_table
 from recipes import Recipe, RecipeError
 from tests.made_up_run import write_dataset
@@ -159,6 +161,44 @@ def test_results_that_no_study_writes_are_named_in_a_line(
     (tmp_path / "study.json").write_text(json.dumps({**planted, **change}), "utf8")
     found = CliRunner().invoke(app, ["study", "table", str(tmp_path)])
     assert isinstance(found.exception, RecipeError) and re.search(said, str(found.exception))
+
+
+@pytest.mark.parametrize(
+    ("record", "verdict"),
+    [
+        *(({"costs": costs}, {}) for costs in (None, [], {"seconds": {"merge": "long"}})),
+        *(({"rank": rank}, {}) for rank in ("high", float("nan"), 10**400)),
+        *(({}, {name: value}) for name, value in (("unsafe", "yes"), ("drift", float("nan")), ("labels", None))),
+        *(({}, {name: 3}) for name in ("category", "pair_id", "new")),
+    ],
+)
+def test_a_record_that_no_study_writes_is_none(
+    study: Study, tmp_path: Path, record: dict[str, Any], verdict: dict[str, Any]
+) -> None:
+    shutil.copytree(study.out, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "seed-1" / "variants" / "better"
+    lines = [json.loads(line) for line in (folder / VERDICTS).read_text("utf8").splitlines()]
+    text = "".join(json.dumps(line) + "\n" for line in [lines[0] | verdict, *lines[1:]])
+    found = json.loads((folder / RECORD).read_text("utf8")) | record
+    (folder / VERDICTS).write_text(text, "utf8")
+    found["verdicts_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    (folder / RECORD).write_text(json.dumps(found), "utf8")
+    results = write_results(replace(study, out=tmp_path), {})
+    assert results["missing"] == [{"name": "better", "seed": 1, "reason": "not made yet"}]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"costs": {"seconds": {"a": "b"}}, "evaluate_seconds": 1, "kind": "x"}']
+)
+def test_times_are_none_where_records_are_damaged(tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "seed-0" / "variants" / "x"
+    folder.mkdir(parents=True)
+    for path in (folder / RECORD, tmp_path / "seed-0" / "seconds.json"):
+        path.write_text(content, "utf8")
+    assert Times(tmp_path).of([Unit(1, "main", None, None)]) is None
+    with noted_seconds(tmp_path / "seed-0" / "seconds.json", "build"):
+        pass
+    assert "build" in read_seconds(tmp_path / "seed-0" / "seconds.json")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000])
