@@ -334,7 +334,8 @@ def _tested(row: Node) -> str:
 def study_sections(study: Node, folder: Path, harmless: bool, rows: Sequence[tuple[str, str]]) -> list[Section]:
     """What stands at the end of both kinds of study: pictures, what is missing, protocol and provenance."""
     sections = []
-    pairs = next((found for at in (folder, folder / "evaluation") if (found := read_pairs(at, harmless))), None)
+    # Not those of an evaluation in the same folder, which may be of another model and of other data.
+    pairs = read_pairs(folder, harmless)
     if pairs is not None:
         after = variant_of(folder) or "the aligned one"
         text = f"Left the base model, right {after}. The pairs are chosen by a hash of their ids."

@@ -86,6 +86,8 @@ def write_results(study: Study, failed: dict[str, str]) -> dict[str, Any]:
         "provenance": _provenance(study, done),
         **measured,
     }
+    # Pictures of before, of another variant or other settings, must not stand beside these figures; they come last.
+    (study.out / "examples.json").unlink(missing_ok=True)
     write_json(study.out / RESULTS, results)
     return results
 

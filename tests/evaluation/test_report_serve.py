@@ -66,6 +66,21 @@ def test_two_rows_of_a_suite_that_are_called_alike_are_refused(tmp_path: Path) -
         write_report(tmp_path)
 
 
+@pytest.mark.parametrize("write", [write_study, write_scaling])
+def test_a_study_shows_no_pictures_of_an_evaluation_beside_it(made_up: Path, tmp_path: Path, write: Any) -> None:
+    shutil.copytree(made_up / "evaluation", tmp_path / "evaluation")
+    results = tmp_path / "evaluation" / "results.json"
+    value = json.loads(results.read_text("utf8"))
+    value["provenance"]["harmless_world"] = False
+    results.write_text(json.dumps(value))
+    pictures = write_report(tmp_path).read_text("utf8").count("<img")
+    assert pictures
+    # The study's world is harmless; the evaluation's is not, and stays behind its veils.
+    write(tmp_path)
+    text = write_report(tmp_path).read_text("utf8")
+    assert text.count("<img") == pictures == text.count('class="veil"')
+
+
 def test_a_suites_page_keeps_published_figures_under_their_own_label(tmp_path: Path) -> None:
     write_suite(tmp_path)
     text = write_report(tmp_path).read_text("utf8")

@@ -126,6 +126,13 @@ def test_figures_of_other_seeds_stand_under_a_protocol_of_their_own(study: Study
     assert text.count("Protocol ") == 2 and "not comparable" in text
 
 
+def test_pictures_of_another_run_do_not_stand_beside_new_figures(study: Study, tmp_path: Path) -> None:
+    shutil.copytree(study.out, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "examples.json").write_text("[]", "utf8")
+    write_results(replace(study, out=tmp_path, only=["better"]), {})
+    assert not (tmp_path / "examples.json").exists()
+
+
 def test_in_markdown_the_table_says_the_same(planted: dict[str, Any]) -> None:
     lines = study_table(planted, markdown=True).splitlines()
     table = [line for line in lines if line.startswith("|")]
