@@ -126,6 +126,17 @@ def test_figures_of_other_seeds_stand_under_a_protocol_of_their_own(study: Study
     assert text.count("Protocol ") == 2 and "not comparable" in text
 
 
+def test_every_protocol_of_a_recipe_of_ones_own_is_explained(study: Study) -> None:
+    protocols = Protocols(replace(study.recipe, name="mine"), study.out)
+    found = [protocols.over([0, 1], limit) for limit in (10, 20, None, 10)]
+    assert len({record["sha256"] for record in found}) == 3 and {record["name"] for record in found} == {
+        "recipe mine, seeds 0, 1"
+    }
+    written = {entry["sha256"]: entry["settings"]["limit"] for entry in protocols.written.values()}
+    assert written == {record["sha256"]: limit for record, limit in zip(found, (10, 20, None, 10), strict=True)}
+    assert next(iter(protocols.written)) == "recipe mine, seeds 0, 1" and len(protocols.written) == 3
+
+
 def test_pictures_of_another_run_do_not_stand_beside_new_figures(study: Study, tmp_path: Path) -> None:
     shutil.copytree(study.out, tmp_path, dirs_exist_ok=True)
     (tmp_path / "examples.json").write_text("[]", "utf8")
