@@ -137,6 +137,12 @@ def test_every_protocol_of_a_recipe_of_ones_own_is_explained(study: Study) -> No
     assert next(iter(protocols.written)) == "recipe mine, seeds 0, 1" and len(protocols.written) == 3
 
 
+def test_where_no_picture_changed_the_loss_is_no_point(planted: dict[str, Any]) -> None:
+    lost = next(row for row in planted["rows"] if row["name"] == "usual")["measures"]["fidelity_lost"]
+    # 1.7 % is Wilson's end for none of 224.
+    assert lost["value"] == 0 and lost["n"] == 224 and lost["low"] == -lost["high"] == pytest.approx(-0.0169, abs=1e-3)
+
+
 def test_pictures_of_another_run_do_not_stand_beside_new_figures(study: Study, tmp_path: Path) -> None:
     shutil.copytree(study.out, tmp_path, dirs_exist_ok=True)
     (tmp_path / "examples.json").write_text("[]", "utf8")
