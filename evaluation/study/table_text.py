@@ -124,7 +124,8 @@ def _measures(row: Node, names: dict[str, str]) -> list[str]:
 def _paired(paired: Node | None) -> list[str]:
     if paired is None:
         return ["-", "-"]
-    difference, low, high, p = (paired.need(key).number() for key in ("difference", "low", "high", "p_holm"))
+    difference, low, high = (paired.need(key).number() for key in ("difference", "low", "high"))
+    p = paired.need("p_holm").p()
     # Below the smallest number it is 0, which no test's p is.
     return [
         f"{100 * difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})",
