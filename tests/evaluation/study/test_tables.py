@@ -167,6 +167,18 @@ def test_a_p_below_the_smallest_number_is_not_called_0(planted: dict[str, Any]) 
     assert "< 1e-300" in study_table(found) and "< 1e-300" not in study_table(planted)
 
 
+def test_a_scaling_study_is_tested_against_the_base_model_where_the_plan_says_so(study: Study, tmp_path: Path) -> None:
+    shutil.copytree(study.out, tmp_path, dirs_exist_ok=True)
+    for seed in (0, 1):
+        variants = tmp_path / f"seed-{seed}" / "variants"
+        shutil.copytree(variants / "better", variants / "concepts-all" / "better")
+    plan = Plan("s", "scaling", BASE, [Group("main", [study.plan.variants[1]])], concepts=["all"])
+    base, better = write_results(replace(study, plan=plan, out=tmp_path), {})["curves"]
+    assert base["points"][0]["paired"] is None and better["name"] == "better"
+    paired = better["points"][0]["paired"]
+    assert paired["against"] == BASE and paired["difference"] < -0.5 and paired["p_holm"] < 0.01
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
