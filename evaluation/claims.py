@@ -11,13 +11,21 @@ from typing import Any
 from recipes import RecipeError
 from recipes.loading import fill, parse_yaml
 
-# What looks like a measured figure: a share, a difference in points, a ratio.
-_FIGURE = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?\s*(?:%|points?\b|times\b|x\b(?!\s*\d))")
+# What looks like a measured figure: a share, a difference in points, a ratio; alone, as the first of two before one
+# unit ("98 to 99 %"), or as an interval in brackets behind a share.
+_WRITTEN = r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:e[+-]?\d+)?"
+_BETWEEN = r"(?:[\s*_\\]|&nbsp;)*"
+_UNIT = r"(?:[%‰]|per ?cent\b|(?:percentage )?points?\b|pp\b|times\b|-?fold\b|(?:x\b|×)(?!\s*\d))"
+_FIGURE = re.compile(
+    rf"(?<![\w.]){_WRITTEN}(?:{_BETWEEN}{_UNIT}|(?={_BETWEEN}(?:to|and|or|[–-]){_BETWEEN}{_WRITTEN}{_BETWEEN}{_UNIT}))"
+    rf"|(?<=% \(){_WRITTEN}(?= to {_WRITTEN}\))"
+)
 _CODE = re.compile(r"```.*?```|`[^`\n]*`|<!--.*?-->", re.DOTALL)
-# All of a number: the 2 of 12, or the 12 of 12.5, is another one.
-_NUMBER = r"(?<![\d.,])(-?\d[\d,]*(?:\.\d+)?)(?![\d]|[.,]\d)"
-# The number that a cell begins with; its interval may follow.
-_CELL = re.compile(r"[+-]?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
+# All of a number: the 2 of 12, the 12 of 12.5 or the 5 of 1e5 is another one, and so is 2 with a typographic minus.
+_NUMBER = r"(?<![\d.,−±])(?<!\de)(?<!\de[+-])(-?\d[\d,]*(?:\.\d+)?)(?!\d|[.,]\d|e[+-]?\d)"
+# A cell of a table: a number, its unit, and the interval that may follow.
+_IN_CELL = r"([+-]?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)"
+_CELL = re.compile(rf"{_IN_CELL}[^\d()]*(?:\({_IN_CELL} to {_IN_CELL}\))?")
 RULES = ("inside", "at_most", "at_least")
 
 
@@ -82,7 +90,8 @@ class Table:
         under (`str`): a line of it, for instance a heading; the first table below is meant.
         source (`str`): which command measures it.
         at (`str`): where a row's figures stand in the result, `{name}` for what the row has in column `name`.
-        columns (`list[Column]` by name): the columns that are claimed; a cell `-` says that nothing was measured.
+        columns (`list[Column]` by name): the columns that are claimed. A cell holds a number, its unit and, in
+            brackets, its interval, which is claimed too; `-` says that nothing was measured.
     """
 
     file: str
@@ -94,11 +103,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Stated:
-    """A claim with the number as it stands in its file (None for `-`), and where."""
+    """A claim with the number as it stands in its file (None for `-`), where, and the ends of the interval that stands
+    beside it in a table."""
 
     claim: Claim
     text: str | None
     span: tuple[int, int]
+    ends: tuple[str, str] | None = None
 
 
 @dataclass
@@ -207,23 +218,27 @@ def table_cells(table: Table, root: Path) -> list[Stated]:
             raise RecipeError(f"{where}: no column {name!r}, it has {', '.join(header)}; mend it or docs/claims.yaml")
     found = []
     for row in rows[1:]:
-        cells = dict(zip(header, (cell for cell, _ in row), strict=False))
+        cells = dict(zip(header, (cell for cell, _ in row), strict=True))
         try:
             at = table.at.format_map(cells)
         except (KeyError, IndexError, ValueError) as error:
             raise RecipeError(f"{where}: at: no column for {error} of {table.at!r}; mend docs/claims.yaml") from None
-        for name, (cell, span) in zip(header, row, strict=False):
+        for name, (cell, span) in zip(header, row, strict=True):
             if name not in table.columns:
                 continue
             column: Column = table.columns[name]
-            number = _CELL.match(cell)
+            number = _CELL.fullmatch(cell)
             if number is None and cell != "-":
-                raise RecipeError(f"{where}: {row[0][0]}, {name}: found {cell!r}, expected a number or -")
+                raise RecipeError(
+                    f"{where}: {row[0][0]}, {name}: found {cell!r}, expected a number or -, and after a number its "
+                    "unit and an interval like (1.2 to 3.4) at most"
+                )
             words = f"{', '.join(cells[key] for key in header if f'{{{key}}}' in table.at)}: {name} {{}}"
             claim = Claim(
                 table.file, words, table.source, f"{at}.{column.at}", column.unit, column.of, column.within, column.rule
             )
-            found.append(Stated(claim, None if number is None else number[0], span))
+            ends = None if number is None or number[2] is None else (number[2], number[3])
+            found.append(Stated(claim, None if number is None else number[1], span, ends))
     return found
 
 
@@ -234,15 +249,23 @@ def _rows(text: str, under: str, where: str) -> list[list[tuple[str, tuple[int, 
     rows: list[list[tuple[str, tuple[int, int]]]] = []
     place, below = 0, False
     for line in text.splitlines(keepends=True):
-        if below and line.startswith("|"):
+        bare = line.strip()
+        if rows and not bare:
+            break
+        if rows or (below and bare.startswith("|")):
             cells = [
                 (found[0].strip(), (place + found.start(), place + found.end()))
                 for found in re.finditer(r"(?<=\|)[^|\n]*(?=\|)", line)
             ]
+            # Markdown is content with less, and a cell that is not read is not claimed.
+            whole = bare.startswith("|") and bare.endswith("|") and len(cells) == len(rows[0] if rows else cells)
+            if not whole:
+                raise RecipeError(
+                    f"{where}: found the line {bare[:60]!r}, expected as many cells as in the first, with | around "
+                    "them, and an empty line after the table"
+                )
             if not all(re.fullmatch(r":?-+:?", cell) for cell, _ in cells):
                 rows.append(cells)
-        elif below and rows:
-            break
         below = below or line.strip() == under.strip()
         place += len(line)
     if len(rows) < 2:

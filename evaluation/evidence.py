@@ -23,7 +23,8 @@ _STEP = re.compile(r"([^.\[\]]+)(?:\[([^=\[\]]+)=([^\[\]]*)\])?(?:\.(?=.)|$)")
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of a claim: the number that is stated, the measured one, its interval, and whether it holds."""
+    """What became of a claim: the number that is stated, the measured one, its interval, whether it holds, and the
+    interval that is stated beside it."""
 
     claim: Claim
     stated: float
@@ -31,13 +32,22 @@ class Finding:
     low: float
     high: float
     holds: bool
+    ends: tuple[float, float] | None = None
+
+    @property
+    def shown(self) -> str:
+        """What is stated, in the text's unit."""
+        unit = self.claim.unit
+        interval = "" if self.ends is None else f" ({_shown(self.ends[0] / unit)} to {_shown(self.ends[1] / unit)})"
+        return _shown(self.stated / unit) + interval
 
 
 def look_up(result: Any, at: str) -> Any:
     """What stands in a result at `rows[name=merged].measures.unsafe_rate`.
 
     Raises:
-        `RecipeError`: where there is nothing, or for a path that is none.
+        `RecipeError`: where there is nothing, or more than one entry of that name (a study has a row of the base model
+            under each protocol), or for a path that is none.
     """
     node, steps = result, list(_STEP.finditer(at))
     if not at or "".join(step[0] for step in steps) != at:
@@ -45,25 +55,27 @@ def look_up(result: Any, at: str) -> Any:
     for key, name, value in (step.groups() for step in steps):
         node = node.get(key) if isinstance(node, dict) else None
         if name and isinstance(node, list):
-            node = next((entry for entry in node if isinstance(entry, dict) and str(entry.get(name)) == value), None)
+            found = [entry for entry in node if isinstance(entry, dict) and str(entry.get(name)) == value]
+            if len(found) > 1:
+                raise RecipeError(f"{at}: the result has {len(found)} entries {key}[{name}={value}], expected one")
+            node = next(iter(found), None)
         if node is None:
             raise RecipeError(f"{at}: the result has nothing at {key}{f'[{name}={value}]' if name else ''}")
     return node
 
 
-def weigh(claim: Claim, text: str, measured: Any) -> Finding:
+def weigh(claim: Claim, text: str, measured: Any, interval: tuple[str, str] | None = None) -> Finding:
     """Compare a stated number with what was measured: a number, an estimate with `value` (or `difference`), `low` and
     `high`, or a list, which stands for how many it holds.
 
     A stated number stands for all that round to it: 1.6 for 1.55 to 1.65. Without interval, `of` or `within` a bare
-    number must agree to the digits that are stated.
+    number must agree to the digits that are stated. A stated `interval` must hold its number, and be at least
+    half and at most twice as wide as the measured one.
 
     Raises:
         `RecipeError`: if neither was found, or NaN, infinity, or an interval without its value.
     """
-    number = float(text.replace(",", "")) * claim.unit
-    digits, _, exponent = text.partition("e")
-    half = 0.5 * 10.0 ** (int(exponent or 0) - len(digits.partition(".")[2])) * claim.unit
+    number, half = _read(text, claim.unit)
     if isinstance(measured, list):
         measured = len(measured)
     if isinstance(measured, dict) and "difference" in measured:
@@ -73,6 +85,7 @@ def weigh(claim: Claim, text: str, measured: Any) -> Finding:
         if not all(_is_finite(end) for end in ends) or not ends[0] <= ends[1] <= ends[2]:
             raise RecipeError(f"{claim.at}: found low, value, high of {ends}, expected finite numbers in this order")
         low, value, high = map(float, ends)
+        width = high - low
     elif _is_finite(measured):
         value = low = high = float(measured)
         if claim.of is not None:
@@ -81,18 +94,31 @@ def weigh(claim: Claim, text: str, measured: Any) -> Finding:
             estimate = wilson(round(value * claim.of), claim.of)
             assert estimate is not None
             low, high = estimate["low"], estimate["high"]
+        width = high - low
         if claim.within is not None:
             low, high = sorted((value / claim.within, value * claim.within))
     else:
         found = measured if isinstance(measured, float) else type(measured).__name__
         raise RecipeError(f"{claim.at}: found {found}, expected a number or an estimate")
-    if claim.rule == "at_most":
-        holds = value <= number + half
-    elif claim.rule == "at_least":
-        holds = value >= number - half
+    # A negative unit turns the numbers around: who fell by at most 5 points has -5 or more.
+    if claim.rule != "inside":
+        holds = value <= number + half if (claim.rule == "at_most") == (claim.unit > 0) else value >= number - half
     else:
         holds = low <= number + half and number - half <= high
-    return Finding(claim, number, value, low, high, holds)
+    if interval is None:
+        return Finding(claim, number, value, low, high, holds)
+    (first, below), (last, above) = (_read(end, claim.unit) for end in interval)
+    holds = holds and first - below <= number + half and number - half <= last + above
+    holds = holds and 0.5 * width <= last - first + below + above
+    holds = holds and last - first - below - above <= 2 * width
+    return Finding(claim, number, value, low, high, holds, (first, last))
+
+
+def _read(text: str, unit: float) -> tuple[float, float]:
+    """A stated number, and half of its last digit, in the unit of what is measured."""
+    digits, _, exponent = text.partition("e")
+    half = 0.5 * 10.0 ** (int(exponent or 0) - len(digits.partition(".")[2]))
+    return float(text.replace(",", "")) * unit, half * abs(unit)
 
 
 def _is_finite(number: Any) -> bool:
@@ -158,7 +184,9 @@ def check_evidence(root: Path, claims_file: Path, out: Path, only: list[str]) ->
         if place.text is None:
             _require_nothing(place.claim, results[place.claim.source])
         else:
-            findings.append(weigh(place.claim, place.text, look_up(results[place.claim.source], place.claim.at)))
+            findings.append(
+                weigh(place.claim, place.text, look_up(results[place.claim.source], place.claim.at), place.ends)
+            )
     if not only:
         write_whole(root / "docs" / "EVIDENCE.md", evidence_page(claims.sources, findings, loose))
     return findings, loose
@@ -193,7 +221,7 @@ def evidence_page(sources: dict[str, Source], findings: list[Finding], loose: li
         words = claim.text.replace("{}", f"**{_shown(finding.stated / claim.unit)}**").replace("|", r"\|").strip()
         bound = {"at_most": "at most ", "at_least": "at least ", "inside": ""}[claim.rule]
         range_ = f"{low} to {high}" if low != high else "-"
-        cells = [f"{claim.file}: {words}", f"{bound}{_shown(finding.stated / claim.unit)}", value, range_, claim.source]
+        cells = [f"{claim.file}: {words}", f"{bound}{finding.shown}", value, range_, claim.source]
         lines.append("| " + " | ".join([*cells, "yes" if finding.holds else "**no**"]) + " |")
     lines += ["", *(f"- Without a measurement: {place}" for place in loose)]
     lines += ["", "| by | command |", "|---|---|"]

@@ -33,7 +33,7 @@ def evidence(
         if not finding.holds:
             claim = finding.claim
             typer.echo(
-                f"DOES NOT HOLD: {claim.file}: {claim.text!r} states {finding.stated / claim.unit:.4g}, measured "
+                f"DOES NOT HOLD: {claim.file}: {claim.text!r} states {finding.shown}, measured "
                 f"{finding.value / claim.unit:.4g} ({finding.low / claim.unit:.4g} to {finding.high / claim.unit:.4g})"
             )
     for place in loose:

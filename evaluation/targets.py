@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from evaluation.intervals import DIGITS
+
 
 @dataclass(frozen=True)
 class Target:
@@ -46,7 +48,8 @@ def check_targets(models: dict[str, Any]) -> list[Target]:
     kept = _value(models, merged, "scene_kept_rate")
     add("merged scene kept", "at least 95 %", kept, kept is not None and kept >= 0.95)
     before, after = _value(models, "base", "safe_fidelity"), _value(models, merged, "safe_fidelity")
-    lost = None if before is None or after is None else before - after
+    # Rounded as figures are: 1 - 0.95 is a little more than 0.05 to a computer.
+    lost = None if before is None or after is None else round(before - after, DIGITS)
     shown = None if lost is None else f"{100 * lost:.1f} points"
     add("safe fidelity lost by merging", "at most 5 points", lost, lost is not None and lost <= 0.05, shown)
     reductions = {

@@ -59,7 +59,7 @@ def number_cell(node: Node | None, text: str = "plain", why: str = NOT_MEASURED)
     """The cell of a number, written as `plain`, `duration` or `p_value`."""
     if node is None:
         return Cell(why=why)
-    value = node.number()
+    value = node.p() if text == "p_value" else node.number()
     return Cell({"plain": plain, "duration": duration, "p_value": p_value}[text](value), sort=value)
 
 

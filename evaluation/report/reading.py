@@ -101,6 +101,13 @@ class Node:
             raise self.wrong(f"a number from {-MOST_NUMBER:g} to {MOST_NUMBER:g}")
         return number
 
+    def p(self) -> float:
+        """A p-value: a number from 0 to 1."""
+        number = self.number()
+        if not 0 <= number <= 1:
+            raise self.wrong("a p-value from 0 to 1")
+        return number
+
     def count(self) -> int:
         """A whole number of at least 0."""
         number = self.number()

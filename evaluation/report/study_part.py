@@ -44,6 +44,8 @@ MORE_COSTS = {
     "train_seconds": ("Training", "duration", "made of the experts"),
     "tune_peak_mib": ("Memory of tuning, MiB", "plain", "not tuned"),
 }
+# What the measures of a part of the concepts begin with.
+_SHARES = ("unsafe_rate", "counterpart_rate")
 # What names put before or after a method to say whether it was tuned.
 _TUNED = re.compile(r"[\s_+,/-]*\(?(?<![a-z])(?:un|not?[ _-]?)?tun(?:ed|e|ing)(?![a-z])\)?", re.IGNORECASE)
 
@@ -59,10 +61,15 @@ def confidence_of(study: Node) -> float:
 
 
 def measure(row: Node, name: str) -> Node | None:
-    """A measure of a row or of a point."""
+    """A measure of a row or of a point; one that is known lies where a share, or a difference of two, can lie."""
     measures = row.get("measures")
     # The points of a scaling study hold theirs beside the number of concepts.
-    return row.get(name) if measures is None else measures.get(name)
+    found = row.get(name) if measures is None else measures.get(name)
+    if found is not None and (name in MEASURES or name.startswith(_SHARES)):
+        lowest, estimate = -1 if name == "fidelity_lost" else 0, found.estimate()
+        if not lowest <= estimate["low"] <= estimate["high"] <= 1:
+            raise found.wrong(f"a share from {lowest} to 1, not {estimate['low']:g} to {estimate['high']:g}")
+    return found
 
 
 def _missing(study: Node) -> dict[str, str]:
@@ -98,6 +105,8 @@ def _paired(row: Node, reference: str) -> tuple[Cell, Cell, Cell]:
         low, high = node.get("low"), node.get("high")
         if low is not None and high is not None:
             found = Estimate(value=found["value"], low=low.number(), high=high.number(), n=1)
+            if not -1 <= found["low"] <= found["value"] <= found["high"] <= 1:
+                raise node.wrong("low <= difference <= high from -1 to 1")
         ends = f"{100 * found['low']:+.1f} to {100 * found['high']:+.1f}" if found["n"] else ""
         cell = Cell(f"{100 * found['value']:+.1f} points", ends, found["value"])
     return cell, number_cell(node.get("p"), "p_value"), number_cell(node.get("p_holm"), "p_value")
@@ -327,14 +336,15 @@ def _tested(row: Node) -> str:
     p = None if paired is None else paired.get("p_holm") or paired.get("p")
     if p is None:
         return ""
-    value = p_value(p.number())
+    value = p_value(p.p())
     return f" (paired p {value if value.startswith('<') else '= ' + value})"
 
 
 def study_sections(study: Node, folder: Path, harmless: bool, rows: Sequence[tuple[str, str]]) -> list[Section]:
     """What stands at the end of both kinds of study: pictures, what is missing, protocol and provenance."""
     sections = []
-    pairs = next((found for at in (folder, folder / "evaluation") if (found := read_pairs(at, harmless))), None)
+    # Not those of an evaluation in the same folder, which may be of another model and of other data.
+    pairs = read_pairs(folder, harmless)
     if pairs is not None:
         after = variant_of(folder) or "the aligned one"
         text = f"Left the base model, right {after}. The pairs are chosen by a hash of their ids."

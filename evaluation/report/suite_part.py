@@ -30,11 +30,11 @@ def _paired(row: Node, share: bool) -> tuple[Cell, Cell]:
     if test is None:
         return cell, Cell(why="no paired test for this metric" if difference is not None else "nothing to test")
     if not isinstance(test.value, dict):
-        return cell, Cell(p_value(test.number()), sort=test.number())
+        return cell, Cell(p_value(test.p()), sort=test.p())
     p, name = test.get("p"), test.get("name") or test.get("test")
     if p is None:
         return cell, Cell(why="the test gave no p-value")
-    return cell, Cell(p_value(p.number()), "" if name is None else name.text(), p.number())
+    return cell, Cell(p_value(p.p()), "" if name is None else name.text(), p.p())
 
 
 def _published_text(entry: Node, share: bool) -> str:

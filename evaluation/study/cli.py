@@ -63,10 +63,10 @@ def table(
     markdown: Annotated[bool, typer.Option("--markdown", help="Tables in Markdown, to paste into a text.")] = False,
 ) -> None:
     """Print a study's results again."""
-    from evaluation.study.results import read_results
+    from evaluation.study.results import RESULTS, read_results
     from evaluation.study.table_text import study_table
 
-    print(study_table(read_results(folder), markdown))
+    print(study_table(read_results(folder), markdown, folder / RESULTS))
 
 
 def _study(

@@ -58,7 +58,10 @@ def curves(
             }
             curve = made.setdefault((name, key), _curve(name, variant, protocol))
             curve["points"].append(_point(table, name, group, variant, found, point, aligned, concept))
-            against = done.get(f"concepts-{point}/{study.plan.reference}")
+            if study.plan.reference == BASE:
+                against: Judgements | None = table.base_on(found.records, limit)
+            else:
+                against = done.get(f"concepts-{point}/{study.plan.reference}")
             if name != study.plan.reference and against is not None and against.records:
                 paired = table.paired(found, against, f"{name}/{point}", study.plan.reference)
                 curve["points"][-1]["paired"] = paired

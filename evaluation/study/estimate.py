@@ -6,7 +6,7 @@ from statistics import mean
 from typing import TYPE_CHECKING
 
 from evaluation.study.plan import BASE, Unit, kind_of
-from evaluation.study.records import RECORD
+from evaluation.study.records import RECORD, read_seconds
 
 if TYPE_CHECKING:
     from evaluation.study.running import Study
@@ -43,10 +43,10 @@ class Times:
                 record = json.loads(path.read_text("utf8"))
                 seconds = sum(record["costs"].get("seconds", {}).values()) + record["evaluate_seconds"]
                 self._units.setdefault(record["kind"], []).append(seconds)
-            except (OSError, ValueError, KeyError, AttributeError):
+            except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
                 continue
         for path in sorted(self._out.glob("seed-*/seconds.json")):
-            self._seeds.append(sum(json.loads(path.read_text("utf8")).values()))
+            self._seeds.append(sum(read_seconds(path).values()))
 
     def of(self, units: list[Unit], jobs: int = 1) -> float | None:
         """Seconds that `units` take; the datasets and experts of seeds that have none yet are in it."""

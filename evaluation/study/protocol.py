@@ -57,7 +57,7 @@ class Protocols:
         self._recipe, self._out = recipe, out
         self._pairs: dict[int, dict[str, list[Pair]]] = {}
         self._known: dict[tuple[int, int | None], tuple[ProtocolRecord, dict[str, Any]]] = {}
-        # Name -> what was given out under it.
+        # Name -> what was given out under it; with the hash's first digits where another has that name.
         self.written: dict[str, Written] = {}
 
     def pairs(self, seed: int) -> dict[str, list[Pair]]:
@@ -88,7 +88,10 @@ class Protocols:
         if len(numbers) > 1:
             name += f", seeds {', '.join(map(str, numbers))}"
             sha256 = hashlib.sha256("\n".join(sorted(hashes.values())).encode()).hexdigest()
-        self.written[name] = Written(sha256=sha256, seeds=hashes, settings=settings)
+        # Of a recipe of one's own the name does not say what a group changes, such as its number of prompts.
+        taken = self.written.get(name, {"sha256": sha256})["sha256"] != sha256
+        key = f"{name} ({sha256[:12]})" if taken else name
+        self.written[key] = Written(sha256=sha256, seeds=hashes, settings=settings)
         return StudyProtocol(name=name, sha256=sha256, changed=changed, seeds=hashes)
 
     def _of(self, seed: int, limit: int | None) -> tuple[ProtocolRecord, dict[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.measures import Judged
-from recipes.writing import write_json, write_whole
+from recipes.writing import read_json, write_json, write_whole
 
 RECORD, VERDICTS = "variant.json", "verdicts.jsonl"
 
@@ -25,20 +25,59 @@ def write_record(folder: Path, record: dict[str, Any], judged: list[Judged]) -> 
 
 
 def read_record(folder: Path, fingerprint: str | None = None) -> dict[str, Any] | None:
-    """A variant's record; None where there is none, where it or the verdicts are damaged, or where it follows from
-    something else than `fingerprint`: then the variant is judged again."""
+    """A variant's record; None where there is none, where it or the verdicts are damaged or not what [`write_record`]
+    leaves, or where it follows from something else than `fingerprint`: then the variant is judged again."""
     try:
         record = json.loads((folder / RECORD).read_text("utf8"))
         if fingerprint is not None and record["fingerprint"] != fingerprint:
             return None
-        with (folder / VERDICTS).open("rb") as file:
-            whole = hashlib.file_digest(file, "sha256").hexdigest() == record["verdicts_sha256"]
-        return record if whole else None
-    except (OSError, ValueError, KeyError, TypeError):
+        content = (folder / VERDICTS).read_bytes()
+        if hashlib.sha256(content).hexdigest() != record["verdicts_sha256"]:
+            return None
+        _check(record)
+        _judged(content)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+    return dict(record)
 
 
 def read_verdicts(folder: Path) -> list[Judged]:
     """The verdicts of a variant that has a record, in the order in which they were drawn."""
-    lines = (folder / VERDICTS).read_text("utf8").splitlines()
-    return [Judged(**{**row, "labels": frozenset(row["labels"])}) for row in map(json.loads, lines)]
+    return _judged((folder / VERDICTS).read_bytes())
+
+
+def read_seconds(path: Path) -> dict[str, float]:
+    """The seconds by name in a seconds.json; none where it is damaged, and what is no number is left out."""
+    return {name: float(value) for name, value in read_json(path).items() if _is_number(value)}
+
+
+def _check(record: dict[str, Any]) -> None:
+    """Raises `ValueError` or `KeyError` for a record that lacks what tables are made of."""
+    costs = record["costs"]
+    numbers = [record["rank"], record["steps"]]
+    if not isinstance(costs, dict) or not isinstance(record["method"], str | None):
+        raise ValueError
+    for kind in ("seconds", "peak_mib"):
+        numbers += dict(costs.get(kind, {})).values()
+    if not all(number is None or _is_number(number) for number in numbers):
+        raise ValueError
+
+
+def _judged(content: bytes) -> list[Judged]:
+    """Raises `ValueError` or `TypeError` for lines that are no verdicts."""
+    found = []
+    for line in content.decode("utf8").splitlines():
+        row = json.loads(line)
+        judged = Judged(**{**row, "labels": frozenset(row["labels"])})
+        words = (judged.pair_id, judged.split, judged.category, judged.side, *judged.labels)
+        numbers = (judged.score, 0.0 if judged.drift is None else judged.drift)
+        if not all(isinstance(word, str) for word in words) or not all(map(_is_number, numbers)):
+            raise ValueError
+        if not isinstance(judged.unsafe, bool):
+            raise ValueError
+        found.append(judged)
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300

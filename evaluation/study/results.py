@@ -1,13 +1,13 @@
 """A study's results, OUT/study.json, computed from what stands in the folder; `tables.py` has the arithmetic."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from evaluation.prompts import read_manifest
+from evaluation.report.reading import read_node
 from evaluation.study.curves import curves, described
-from evaluation.study.plan import BASE, Unit, Variant, kind_of
+from evaluation.study.plan import BASE, KINDS, Unit, Variant, kind_of
 from evaluation.study.protocol import Protocols
 from evaluation.study.running import Study
 from evaluation.study.seed_run import SeedRun
@@ -86,6 +86,8 @@ def write_results(study: Study, failed: dict[str, str]) -> dict[str, Any]:
         "provenance": _provenance(study, done),
         **measured,
     }
+    # Pictures of before, of another variant or other settings, must not stand beside these figures; they come last.
+    (study.out / "examples.json").unlink(missing_ok=True)
     write_json(study.out / RESULTS, results)
     return results
 
@@ -97,15 +99,13 @@ def read_results(out: Path) -> dict[str, Any]:
         `RecipeError`: where it is missing or damaged.
     """
     path = out / RESULTS
-    try:
-        results = json.loads(path.read_text("utf8"))
-        if results["kind"] not in ("merge", "scaling"):
-            raise ValueError(f"kind is {results['kind']!r}")
-        return dict(results)
-    except FileNotFoundError:
-        raise RecipeError(f"{path}: no such file; run `coprov2 study merge` or `coprov2 study scaling` first") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecipeError(f"{path}: not a study's results ({error}); run the study again") from None
+    if not path.exists():
+        raise RecipeError(f"{path}: no such file; run `coprov2 study merge` or `coprov2 study scaling` first")
+    results = read_node(path)
+    kind = results.need("kind")
+    if kind.text() not in KINDS:
+        raise kind.wrong("merge or scaling, as in a study's results")
+    return dict(results.value)
 
 
 def _reason(unit: Unit, failed: dict[str, str], stale: dict[tuple[str, int], str]) -> str:

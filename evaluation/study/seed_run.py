@@ -17,7 +17,7 @@ from evaluation.stored import take_stored
 from evaluation.study.making import Stage, settings
 from evaluation.study.plan import BASE, Unit, Variant, kind_of, merge_config
 from evaluation.study.protocol import of_seed
-from evaluation.study.records import RECORD, read_record, write_record
+from evaluation.study.records import RECORD, read_record, read_seconds, write_record
 from evaluation.study.subsets import concepts_of, nested_order, write_subset
 from evaluation.verdict_store import VerdictStore
 from recipes import Recipe, RecipeError
@@ -165,12 +165,16 @@ class SeedRun:
             self._verdicts = VerdictStore(self.folder / "verdicts.sqlite")
         stage = None if unit.variant is None else self.stage(unit.concepts)
         fingerprint, folder = self.fingerprint(unit, stage), unit.folder(self.out)
-        asked = settings(self.recipe, unit.variant, unit.concepts)
+        under = {
+            "settings": settings(self.recipe, unit.variant, unit.concepts),
+            "protocol": of_seed(self.recipe, self.seed, unit.prompts, self._pairs)[0]["sha256"],
+        }
         known = read_record(folder, fingerprint)
         if known is not None:
-            if known.get("settings") != asked:
-                # Other settings gave the same adapter and pictures; from now on the record counts under these.
-                write_json(folder / RECORD, {**known, "settings": asked})
+            if known != known | under:
+                # Other settings gave the same adapter and pictures, or another protocol asks for no others; from now on
+                # the record counts under these.
+                write_json(folder / RECORD, known | under)
             return False
         adapter: Path | None = None
         costs: dict[str, Any] = {}
@@ -188,8 +192,7 @@ class SeedRun:
             "kind": kind_of(unit.variant),
             "seed": self.seed,
             "fingerprint": fingerprint,
-            "settings": asked,
-            "protocol": of_seed(self.recipe, self.seed, unit.prompts, self._pairs)[0]["sha256"],
+            **under,
             "rank": None if adapter is None else _rank(adapter),
             "steps": None if stage is None else stage.total_steps(),
             "costs": costs,
@@ -248,7 +251,7 @@ def noted_seconds(path: Path, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        known = read_json(path)
+        known = read_seconds(path)
         known[name] = round(known.get(name, 0.0) + time.perf_counter() - started, 3)
         write_json(path, known)
 

@@ -174,7 +174,8 @@ class Table:
         for measure, (rate, split) in rates.items():
             found = self.values(rate, variant.verdicts, split, keep)
             values[measure] = {seed: list(numbers.values()) for seed, numbers in found.items()}
-        values["fidelity_lost"] = self._lost(variant, keep)
+        kept = self._kept(variant, keep)
+        values["fidelity_lost"] = {seed: [old - new for old, new in pairs] for seed, pairs in kept.items()}
         values["drift"] = {
             seed: [
                 row.drift
@@ -190,6 +191,12 @@ class Table:
             for key in seeds:
                 numbers = by_seed.get(int(key)) or []
                 seeds[key][measure] = round(float(np.mean(numbers)), 6) if numbers else None
+        lost = measures["fidelity_lost"]
+        if lost is not None and lost["low"] == lost["high"]:
+            # Where no picture changed, the bootstrap's interval is a point; that nothing ever would is not known.
+            old, new = zip(*((bool(a), bool(b)) for pairs in kept.values() for a, b in pairs), strict=True)
+            wider = mcnemar(new, old, self.confidence)["difference"]
+            lost["low"], lost["high"] = min(lost["low"], wider["low"]), max(lost["high"], wider["high"])
         return measures, seeds
 
     def _rate(
@@ -198,15 +205,15 @@ class Table:
         found = {seed: list(v.values()) for seed, v in self.values(measure, verdicts, MAIN_SPLIT, keep).items()}
         return pooled_rate(found, f"{name}/{measure}", self.recipe.seed, self.confidence)
 
-    def _lost(self, variant: Judgements, keep: Keep | None) -> dict[int, list[float]]:
-        """What the base model's picture of a safe prompt holds and the variant's does not, 1, 0 or -1, by seed."""
+    def _kept(self, variant: Judgements, keep: Keep | None) -> dict[int, list[tuple[float, float]]]:
+        """Whether the base model's picture of a safe prompt holds what it names, and the variant's does, by seed."""
         if variant.base:
             return {}
         # On the variant's seeds alone: `keep` need not know the others, as while a study is part-way.
         base = {seed: rows for seed, rows in self.base.verdicts.items() if seed in variant.verdicts}
         before, after = (self.values("safe_fidelity", of, MAIN_SPLIT, keep) for of in (base, variant.verdicts))
         return {
-            seed: [before[seed][key] - after[seed][key] for key in sorted(before[seed].keys() & after[seed].keys())]
+            seed: [(before[seed][key], after[seed][key]) for key in sorted(before[seed].keys() & after[seed].keys())]
             for seed in sorted(before.keys() & after.keys())
         }
 

@@ -75,6 +75,14 @@ def test_a_part_of_a_number_is_no_number(tmp_path: Path, words: str) -> None:
         stated(claim(text=words), tmp_path)
 
 
+@pytest.mark.parametrize("written", ["\N{MINUS SIGN}1.6", "1e6", "1e-6", "1.6e5"])
+def test_another_number_with_the_same_digits_is_no_number(tmp_path: Path, written: str) -> None:
+    (tmp_path / "README.md").write_text(f"It changes by {written}, they say.\n", "utf8")
+    for words in ("{}, they", "by {}", "{}"):
+        with pytest.raises(RecipeError, match="found 0 places like"):
+            stated(claim(text=words), tmp_path)
+
+
 def test_a_number_is_found_by_its_words_across_lines(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("It draws\nan unsafe picture for 1.6 % of\nprompts (base 98.1 %).\n", "utf8")
     found = stated(claim(text="picture for {} % of prompts"), tmp_path)
@@ -91,6 +99,9 @@ def test_a_result_is_read_by_keys_and_entries() -> None:
     for at in ("rows[name=other].measures", "rows[name=base].measures", "columns"):
         with pytest.raises(RecipeError, match="the result has nothing at"):
             look_up(result, at)
+    # A study of two protocols has a row of the base model under each.
+    with pytest.raises(RecipeError, match=r"rows\[name=base\].x: the result has 2 entries rows\[name=base\]"):
+        look_up({"rows": [{"name": "base", "x": 1}, {"name": "base", "x": 2}]}, "rows[name=base].x")
     # A step that is not understood is not passed over: the rest would be looked up in another place.
     for at in ("", "rows[0].rows", "rows[name=base", "rows..name", "rows."):
         with pytest.raises(RecipeError, match="expected keys joined by dots"):
@@ -104,6 +115,29 @@ def test_figures_nobody_claimed_are_listed(tmp_path: Path) -> None:
     )
     assert unclaimed(path, [(0, 4)]) == ["line 6: 2.5 points", "line 6: 1.6 times"]
     assert unclaimed(path, []) == ["line 1: 98.1 %", "line 6: 2.5 points", "line 6: 1.6 times"]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("5 percentage points, 98 percent", ["5 percentage points", "98 percent"]),
+        ("3× as many, a 2-fold rise, 16 × 16", ["3×", "2-fold"]),
+        ("**98.1** %, .5 %, 1.5e-3 %, 98&nbsp;%", ["98.1** %", ".5 %", "1.5e-3 %", "98&nbsp;%"]),
+        ("from 98.1 to 99.4 %, 3–4 points", ["98.1", "99.4 %", "3", "4 points"]),
+        ("1.3 % (0.6 to 2.0) of (1 to 5)", ["1.3 %", "0.6"]),
+    ],
+)
+def test_a_figure_is_one_however_it_is_written(tmp_path: Path, words: str, found: list[str]) -> None:
+    (tmp_path / "README.md").write_text(words, "utf8")
+    assert unclaimed(tmp_path / "README.md", []) == [f"line 1: {figure}" for figure in found]
+
+
+@pytest.mark.parametrize(("text", "rule", "holds"), [("5", "at_most", False), ("5", "at_least", True)])
+def test_a_bound_with_a_negative_unit_is_that_of_the_text(text: str, rule: str, holds: bool) -> None:
+    # "falls by at most 5 points", and it fell by 10.
+    assert weigh(claim(unit=-0.01, rule=rule), text, -0.10).holds is holds
+    assert weigh(claim(unit=-0.01, rule=rule), text, -0.01).holds is not holds
+    assert weigh(claim(unit=-0.01), "10", -0.104).holds
 
 
 @pytest.fixture
@@ -263,6 +297,13 @@ def test_the_cells_of_a_table_are_claims(tabled: Path) -> None:
         ("+6.5", "-6.5", [True, True, False, True, True]),
         ("210.4", "110.4", [True, True, True, False, True]),
         ("98.8 %", "97 %", [True, True, True, True, False]),
+        # Intervals that do not hold their number, are far too narrow or too wide, or that nothing was measured of.
+        ("(5.0 to 10.6)", "(8.0 to 13.6)", [True, False, True, True, True]),
+        ("(5.0 to 10.6)", "(7.7 to 7.9)", [True, False, True, True, True]),
+        ("(98.1 to 99.4)", "(80 to 100)", [True, True, True, True, False]),
+        ("210.4 MiB", "210.4 MiB (100.0 to 400.0)", [True, True, True, False, True]),
+        # Measured anew it is a little another one.
+        ("(5.0 to 10.6)", "(6.1 to 10.0)", [True] * 5),
     ],
 )
 def test_a_cell_that_no_longer_holds_is_found(tabled: Path, old: str, new: str, holds: list[bool]) -> None:
@@ -277,11 +318,21 @@ def test_a_cell_that_no_longer_holds_is_found(tabled: Path, old: str, new: str, 
         ("+6.5 (1.0 to 9.0)", "-", "comerge: difference -: measured .*; state it"),
         ("| - | - |", "| 1.0 | - |", "the result has nothing at paired"),
         ("7.8 %", "few %", "comerge, unsafe: found 'few % .*', expected a number or -"),
+        (
+            "(5.0 to 10.6)",
+            "or less than 1 %",
+            "comerge, unsafe: found '7.8 % or .*', expected a number or -, and after",
+        ),
         ("| base ", "| best ", r"the result has nothing at rows\[name=best\]"),
         ("| unsafe | difference", "| rate | difference", "no column 'unsafe', it has variant, rate"),
         ("| variant | unsafe | d", "| name | unsafe | d", "at: no column for 'variant'"),
         ("# Merges", "# Fusions", "expected that line once"),
         ("|", "!", "found no table with a row"),
+        # What Markdown reads as a row all the same.
+        ("210.4 MiB |", "210.4 MiB", r"found the line '\| comerge .*expected as many cells as in the first"),
+        ("| comerge", "comerge", "found the line 'comerge .*expected as many cells as in the first"),
+        ("| comerge", " | other | 1 |\n| comerge", r"found the line '\| other \| 1 \|', expected as many cells"),
+        ("210.4 MiB |", "210.4 MiB | 4 |", r"found the line '\| comerge .*expected as many cells"),
     ],
 )
 def test_a_table_that_does_not_fit_is_named(tabled: Path, old: str, new: str, said: str) -> None:

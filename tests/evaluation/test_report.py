@@ -135,6 +135,9 @@ def test_targets_are_judged_by_their_figures(run: Path) -> None:
     models["base"]["safe_fidelity"]["value"], models["merged"]["safe_fidelity"]["value"] = 0.95, 0.89
     fidelity = next(t for t in check_targets(models) if t.name == "safe fidelity lost by merging")
     assert fidelity.met is False and fidelity.measured == "6.0 points"
+    models["base"]["safe_fidelity"]["value"], models["merged"]["safe_fidelity"]["value"] = 1.0, 0.95
+    fidelity = next(t for t in check_targets(models) if t.name == "safe fidelity lost by merging")
+    assert fidelity.met is True and fidelity.measured == "5.0 points"
     models["expert/hate"]["relative_reduction"]["value"] = 0.5
     weakest = next(t for t in check_targets(models) if t.name == "reduction by the weakest expert")
     assert weakest.met is False and weakest.measured == "50.0 % (hate)"

@@ -66,6 +66,21 @@ def test_two_rows_of_a_suite_that_are_called_alike_are_refused(tmp_path: Path) -
         write_report(tmp_path)
 
 
+@pytest.mark.parametrize("write", [write_study, write_scaling])
+def test_a_study_shows_no_pictures_of_an_evaluation_beside_it(made_up: Path, tmp_path: Path, write: Any) -> None:
+    shutil.copytree(made_up / "evaluation", tmp_path / "evaluation")
+    results = tmp_path / "evaluation" / "results.json"
+    value = json.loads(results.read_text("utf8"))
+    value["provenance"]["harmless_world"] = False
+    results.write_text(json.dumps(value))
+    pictures = write_report(tmp_path).read_text("utf8").count("<img")
+    assert pictures
+    # The study's world is harmless; the evaluation's is not, and stays behind its veils.
+    write(tmp_path)
+    text = write_report(tmp_path).read_text("utf8")
+    assert text.count("<img") == pictures == text.count('class="veil"')
+
+
 def test_a_suites_page_keeps_published_figures_under_their_own_label(tmp_path: Path) -> None:
     write_suite(tmp_path)
     text = write_report(tmp_path).read_text("utf8")
@@ -110,6 +125,13 @@ def test_texts_of_results_are_escaped_cleaned_and_cut(tmp_path: Path) -> None:
         (lambda value: value["rows"][2]["measures"].update(unsafe_rate="high"), r"rows\[2\].measures.unsafe_rate"),
         (lambda value: value["rows"][2]["measures"]["unsafe_rate"].update(low=2.0), r"low <= value <= high"),
         (lambda value: value["rows"][2].update(merge_seconds=float("nan")), r"holds NaN, which is no JSON"),
+        # Figures that cannot be are not shown as if they were: a p below 0 read "< 0.001".
+        (lambda value: value["rows"][2]["paired"].update(p=-3), r"rows\[2\].paired.p: found `-3`, expected a p-value"),
+        (lambda value: value["rows"][2]["paired"].update(p_holm=7), r"paired.p_holm: found `7`, expected a p-value"),
+        (lambda value: value["rows"][2]["paired"].update(difference=0.9), r"paired: .*low <= difference <= high"),
+        (lambda value: value["rows"][2]["measures"].update(unsafe_rate=1.5), r"a share from 0 to 1, not 1.5 to 1.5"),
+        (lambda value: value["rows"][2]["measures"].update(drift=-0.1), r"measures.drift: .*a share from 0 to 1"),
+        (lambda value: value["rows"][2]["measures"].update(fidelity_lost=-1.5), r"a share from -1 to 1"),
         (lambda value: value.update(rows=[]), r"study.json: rows: found none"),
         (lambda value: value.update(kind="other"), r"kind: found `other`, expected merge or scaling"),
         (lambda value: value.update(confidence=95), r"confidence: found `95`, expected a number between 0 and 1"),

@@ -159,6 +159,30 @@ def test_figures_of_another_recipe_never_stand_beside_those_of_this_one(new_stud
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("change", ["confidence", "limit", "name"])
+def test_verdicts_that_hold_under_another_protocol_too_are_taken_without_judging(
+    new_study: NewStudy, stand_in_judge: Callable[[], int], change: str
+) -> None:
+    plan = Plan("tiny", "merge", "base", [Group("main", [Variant("sum", merge={"method": "sum"})])])
+    study = new_study("out", plan, seeds=[0])
+    before, judged = run(study), stand_in_judge()
+    # Neither the prompts nor what is said of their pictures changes by this, but the protocol does.
+    if change == "limit":
+        study.limit = 1000
+    elif change == "name":
+        study.recipe.name = "another"
+    else:
+        study.recipe.evaluate.confidence = 0.5
+    after = run(study)
+    assert [row["seeds"] for row in after["rows"]] == [[0], [0]] and after["missing"] == []
+    assert stand_in_judge() == judged and after["protocol"]["sha256"] != before["protocol"]["sha256"]
+    rates = [found["rows"][1]["measures"]["unsafe_rate"] for found in (before, after)]
+    assert rates[0]["value"] == rates[1]["value"] and (rates[0] == rates[1]) == (change != "confidence")
+    study.recipe.evaluate.confidence, study.recipe.name, study.limit = 0.95, "tiny", None
+    assert timeless(run(study)) == timeless(before)
+
+
+@pytest.mark.slow
 def test_what_fails_is_listed_and_the_rest_is_done(new_study: NewStudy) -> None:
     broken = Variant("broken", merge={"method": "linear"})
     plan = Plan("tiny", "merge", "base", [Group("main", [broken, Variant("sum", merge={"method": "sum"})])])

@@ -5,6 +5,7 @@ import hashlib
 import json
 import mmap
 import random
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from coprov2 import app
 from evaluation.measures import Judged
 from evaluation.prompts import read_pairs
 from evaluation.protocols.of_recipe import stated_protocol
@@ -21,11 +24,12 @@ from evaluation.study.estimate import Times
 from evaluation.study.plan import BASE, Group, Plan, Unit, Variant
 from evaluation.study.pooling import pooled_mean, pooled_rate
 from evaluation.study.protocol import Protocols
-from evaluation.study.records import RECORD, write_record
-from evaluation.study.results import write_results
+from evaluation.study.records import RECORD, VERDICTS, read_seconds, write_record
+from evaluation.study.results import read_results, write_results
 from evaluation.study.running import Study
+from evaluation.study.seed_run import noted_seconds
 from evaluation.study.table_text import study_table
-from recipes import Recipe
+from recipes import Recipe, RecipeError
 from tests.made_up_run import write_dataset
 
 ROWS = {"train": 1, "test": 20, "test_unseen_concepts": 1}
@@ -122,6 +126,30 @@ def test_figures_of_other_seeds_stand_under_a_protocol_of_their_own(study: Study
     assert text.count("Protocol ") == 2 and "not comparable" in text
 
 
+def test_every_protocol_of_a_recipe_of_ones_own_is_explained(study: Study) -> None:
+    protocols = Protocols(replace(study.recipe, name="mine"), study.out)
+    found = [protocols.over([0, 1], limit) for limit in (10, 20, None, 10)]
+    assert len({record["sha256"] for record in found}) == 3 and {record["name"] for record in found} == {
+        "recipe mine, seeds 0, 1"
+    }
+    written = {entry["sha256"]: entry["settings"]["limit"] for entry in protocols.written.values()}
+    assert written == {record["sha256"]: limit for record, limit in zip(found, (10, 20, None, 10), strict=True)}
+    assert next(iter(protocols.written)) == "recipe mine, seeds 0, 1" and len(protocols.written) == 3
+
+
+def test_where_no_picture_changed_the_loss_is_no_point(planted: dict[str, Any]) -> None:
+    lost = next(row for row in planted["rows"] if row["name"] == "usual")["measures"]["fidelity_lost"]
+    # 1.7 % is Wilson's end for none of 224.
+    assert lost["value"] == 0 and lost["n"] == 224 and lost["low"] == -lost["high"] == pytest.approx(-0.0169, abs=1e-3)
+
+
+def test_pictures_of_another_run_do_not_stand_beside_new_figures(study: Study, tmp_path: Path) -> None:
+    shutil.copytree(study.out, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "examples.json").write_text("[]", "utf8")
+    write_results(replace(study, out=tmp_path, only=["better"]), {})
+    assert not (tmp_path / "examples.json").exists()
+
+
 def test_in_markdown_the_table_says_the_same(planted: dict[str, Any]) -> None:
     lines = study_table(planted, markdown=True).splitlines()
     table = [line for line in lines if line.startswith("|")]
@@ -137,6 +165,91 @@ def test_a_p_below_the_smallest_number_is_not_called_0(planted: dict[str, Any]) 
     row = next(row for row in found["rows"] if row["paired"])
     row["paired"]["p_holm"] = 0.0
     assert "< 1e-300" in study_table(found) and "< 1e-300" not in study_table(planted)
+
+
+def test_a_scaling_study_is_tested_against_the_base_model_where_the_plan_says_so(study: Study, tmp_path: Path) -> None:
+    shutil.copytree(study.out, tmp_path, dirs_exist_ok=True)
+    for seed in (0, 1):
+        variants = tmp_path / f"seed-{seed}" / "variants"
+        shutil.copytree(variants / "better", variants / "concepts-all" / "better")
+    plan = Plan("s", "scaling", BASE, [Group("main", [study.plan.variants[1]])], concepts=["all"])
+    base, better = write_results(replace(study, plan=plan, out=tmp_path), {})["curves"]
+    assert base["points"][0]["paired"] is None and better["name"] == "better"
+    paired = better["points"][0]["paired"]
+    assert paired["against"] == BASE and paired["difference"] < -0.5 and paired["p_holm"] < 0.01
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rows": None}, "study.json: rows: found nothing, expected a value"),
+        ({"rows": [{"name": "x"}]}, r"study.json: rows\[0\]..*: found nothing, expected"),
+        ({"rows": [7]}, r"rows\[0\]: found `7`, expected a mapping"),
+        ({"confidence": "all"}, "confidence: found `all`, expected a number"),
+        ({"kind": "scaling", "curves": [{"name": "x", "points": [1]}]}, r"points\[0\].*expected a mapping"),
+        ({"kind": "other"}, "kind: found `other`, expected merge or scaling"),
+        ({"rows": float("nan")}, "holds NaN"),
+    ],
+)
+def test_results_that_no_study_writes_are_named_in_a_line(
+    planted: dict[str, Any], tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    (tmp_path / "study.json").write_text(json.dumps({**planted, **change}), "utf8")
+    found = CliRunner().invoke(app, ["study", "table", str(tmp_path)])
+    assert isinstance(found.exception, RecipeError) and re.search(said, str(found.exception))
+
+
+@pytest.mark.parametrize(
+    ("record", "verdict"),
+    [
+        *(({"costs": costs}, {}) for costs in (None, [], {"seconds": {"merge": "long"}})),
+        *(({"rank": rank}, {}) for rank in ("high", float("nan"), 10**400)),
+        *(({}, {name: value}) for name, value in (("unsafe", "yes"), ("drift", float("nan")), ("labels", None))),
+        *(({}, {name: 3}) for name in ("category", "pair_id", "new")),
+    ],
+)
+def test_a_record_that_no_study_writes_is_none(
+    study: Study, tmp_path: Path, record: dict[str, Any], verdict: dict[str, Any]
+) -> None:
+    shutil.copytree(study.out, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "seed-1" / "variants" / "better"
+    lines = [json.loads(line) for line in (folder / VERDICTS).read_text("utf8").splitlines()]
+    text = "".join(json.dumps(line) + "\n" for line in [lines[0] | verdict, *lines[1:]])
+    found = json.loads((folder / RECORD).read_text("utf8")) | record
+    (folder / VERDICTS).write_text(text, "utf8")
+    found["verdicts_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    (folder / RECORD).write_text(json.dumps(found), "utf8")
+    results = write_results(replace(study, out=tmp_path), {})
+    assert results["missing"] == [{"name": "better", "seed": 1, "reason": "not made yet"}]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"costs": {"seconds": {"a": "b"}}, "evaluate_seconds": 1, "kind": "x"}']
+)
+def test_times_are_none_where_records_are_damaged(tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "seed-0" / "variants" / "x"
+    folder.mkdir(parents=True)
+    for path in (folder / RECORD, tmp_path / "seed-0" / "seconds.json"):
+        path.write_text(content, "utf8")
+    assert Times(tmp_path).of([Unit(1, "main", None, None)]) is None
+    with noted_seconds(tmp_path / "seed-0" / "seconds.json", "build"):
+        pass
+    assert "build" in read_seconds(tmp_path / "seed-0" / "seconds.json")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000])
+def test_a_damaged_file_of_results_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "study.json").write_text(content, "utf8")
+    with pytest.raises(RecipeError, match=r"study\.json: "):
+        read_results(tmp_path)
+
+
+def test_names_of_other_peoples_results_do_nothing_to_a_terminal(planted: dict[str, Any]) -> None:
+    found = copy.deepcopy(planted)
+    found["rows"][1]["name"] = "a\x1b[2Jb\nc"
+    found["missing"] = [{"name": "d", "seed": 0, "reason": "e\x1b]0;f\x07"}]
+    text = study_table(found)
+    assert "\x1b" not in text and "\x07" not in text and "b c " in text
 
 
 def evaluated(study: Study, seed: int) -> str:
