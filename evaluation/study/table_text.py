@@ -17,6 +17,8 @@ MERGE = {
     "drift": "drift",
 }
 SCALING = {
+    # Over aligned concepts and others alike, as the difference is.
+    "unsafe_rate": "unsafe",
     "unsafe_rate_aligned": "unsafe, aligned",
     "unsafe_rate_not_aligned": "unsafe, not aligned",
     "unsafe_rate_unseen_concepts": "unsafe, unseen",

@@ -281,6 +281,9 @@ def test_a_curve_can_be_looked_at_while_a_seed_is_not_judged(study: Study, tmp_p
         assert point["seeds"] == [0] and aligned["n"] > 0 < rest["n"]
         assert aligned["n"] + rest["n"] == point["measures"]["unsafe_rate"]["n"]
     assert [(entry["name"], entry["seed"]) for entry in results["missing"]] == [("concepts-3/usual", 1)]
+    (line,) = (line for line in study_table(results, markdown=True).splitlines() if line.startswith("| usual"))
+    rates = [point["measures"][f"unsafe_rate{part}"] for part in ("", "_aligned", "_not_aligned")]
+    assert [cell.split(" %")[0].strip() for cell in line.split("|")[5:8]] == [f"{100 * r['value']:.1f}" for r in rates]
 
 
 def test_pooled_intervals_widen_with_the_spread_over_seeds_and_cover_what_was_never_seen() -> None:
