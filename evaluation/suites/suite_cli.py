@@ -47,6 +47,7 @@ def evaluate_suite(
     """
     import re
 
+    from dataset_builder.models import EMOJI_WORLD
     from evaluation.prompt_sets.definition import list_sets
     from evaluation.suites.emoji_world import run_emoji_world
     from evaluation.suites.roles import given_models
@@ -78,6 +79,8 @@ def evaluate_suite(
     base = options["--base"] or (recipe.base_model if name == "emoji-world" else None)
     if base is None:
         raise RecipeError("--base: missing; expected the base model, a Hub id or the folder of a diffusers pipeline")
+    if options["--revision"] and (base == EMOJI_WORLD or Path(base).is_dir()):
+        raise RecipeError(f"--revision: {base} is no repository of the Hub and has none; leave it out")
     adapter = None
     if adapters:
         _, sign, folder = adapters[0].partition("=")

@@ -302,6 +302,10 @@ def test_options_that_would_do_nothing_are_refused(tmp_path: Path) -> None:
             ["--suite", "paper", "--base", "emoji-world", "--set", "metrics=[fid]"],
             "--set metrics=[fid]: the rows of the suite paper say what is measured",
         ),
+        (
+            ["--suite", "paper", "--base", str(tmp_path), "--revision", "v1"],
+            "--revision: " + str(tmp_path) + " is no repository",
+        ),
         (["--adapter", "merged=a", "--adapter", "merged=b"], "--adapter merged: is given twice"),
     ):
         found = CliRunner().invoke(app, ["evaluate", "--out", str(tmp_path), *options])
