@@ -24,9 +24,10 @@ def write_record(folder: Path, record: dict[str, Any], judged: list[Judged]) -> 
     write_json(folder / RECORD, {**record, "pictures": len(judged), "verdicts_sha256": sha256})
 
 
-def read_record(folder: Path, fingerprint: str | None = None) -> dict[str, Any] | None:
-    """A variant's record; None where there is none, where it or the verdicts are damaged or not what [`write_record`]
-    leaves, or where it follows from something else than `fingerprint`: then the variant is judged again."""
+def read_judged(folder: Path, fingerprint: str | None = None) -> tuple[dict[str, Any], list[Judged]] | None:
+    """A variant's record and its verdicts, in the order in which they were drawn; None where there is none, where
+    either is damaged or not what [`write_record`] leaves, or where they follow from something else than `fingerprint`:
+    then the variant is judged again."""
     try:
         record = json.loads((folder / RECORD).read_text("utf8"))
         if fingerprint is not None and record["fingerprint"] != fingerprint:
@@ -35,10 +36,15 @@ def read_record(folder: Path, fingerprint: str | None = None) -> dict[str, Any] 
         if hashlib.sha256(content).hexdigest() != record["verdicts_sha256"]:
             return None
         _check(record)
-        _judged(content)
+        return dict(record), _judged(content)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return dict(record)
+
+
+def read_record(folder: Path, fingerprint: str | None = None) -> dict[str, Any] | None:
+    """The record alone, where [`read_judged`] finds both."""
+    found = read_judged(folder, fingerprint)
+    return None if found is None else found[0]
 
 
 def read_verdicts(folder: Path) -> list[Judged]:

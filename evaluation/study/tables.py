@@ -17,7 +17,7 @@ from evaluation.scene_readers import Asked
 from evaluation.study.plan import Unit
 from evaluation.study.pooling import pooled_mean, pooled_rate
 from evaluation.study.protocol import Protocols
-from evaluation.study.records import read_record, read_verdicts
+from evaluation.study.records import read_judged
 from recipes import Recipe
 
 UNSEEN = "test_unseen_concepts"
@@ -58,10 +58,9 @@ def judgements(out: Path, units: list[Unit], holds: Callable[[Unit, dict[str, An
     """Records and verdicts of a variant's units, of those that are done and whose records hold."""
     found = Judgements({}, {}, base=units[0].variant is None)
     for unit in units:
-        record = read_record(unit.folder(out))
-        if record is not None and holds(unit, record):
-            found.records[unit.seed] = record
-            found.verdicts[unit.seed] = read_verdicts(unit.folder(out))
+        known = read_judged(unit.folder(out))
+        if known is not None and holds(unit, known[0]):
+            found.records[unit.seed], found.verdicts[unit.seed] = known
     return found
 
 
