@@ -172,7 +172,8 @@ RULES: dict[str, Rule] = {
         f"at least one of {', '.join(SPLITS)}",
     ),
     "evaluate.max_prompts": _at_least(1),
-    "evaluate.confidence": _inside(0, 1),
+    # Nearer to 1 the quantile of an interval is 1 by rounding, and the interval without end.
+    "evaluate.confidence": (lambda value: 0 < value <= 0.999999, "above 0 and at most 0.999999"),
     "publish.namespace": _name,
     "publish.dataset": _name,
     "publish.adapter": _name,

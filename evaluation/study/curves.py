@@ -44,7 +44,7 @@ def curves(
     # (name, hash of the protocol) -> curve.
     base: dict[str, dict[str, Any]] = {}
     made: dict[tuple[str, str], dict[str, Any]] = {}
-    tests = []
+    tests, reference = [], study.reference()
     for name, group, variant in [(v.name, group, v) for group, v in study.variants()]:
         for point in study.plan.concepts:
             unit = f"concepts-{point}/{name}"
@@ -58,12 +58,12 @@ def curves(
             }
             curve = made.setdefault((name, key), _curve(name, variant, protocol))
             curve["points"].append(_point(table, name, group, variant, found, point, aligned, concept))
-            if study.plan.reference == BASE:
+            if reference == BASE:
                 against: Judgements | None = table.base_on(found.records, limit)
             else:
-                against = done.get(f"concepts-{point}/{study.plan.reference}")
-            if name != study.plan.reference and against is not None and against.records:
-                paired = table.paired(found, against, f"{name}/{point}", study.plan.reference)
+                against = done.get(f"concepts-{point}/{reference}")
+            if name != reference and against is not None and against.records:
+                paired = table.paired(found, against, f"{name}/{point}", reference)
                 curve["points"][-1]["paired"] = paired
                 tests += [paired] if paired is not None else []
             ours = base.setdefault(key, _curve(BASE, None, protocol))

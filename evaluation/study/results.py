@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from evaluation.measures import Judged
 from evaluation.prompts import read_manifest
 from evaluation.report.reading import read_node
 from evaluation.study.curves import curves, described
@@ -40,9 +41,9 @@ def write_results(study: Study, failed: dict[str, str]) -> dict[str, Any]:
     stale: dict[tuple[str, int], str] = {}
     runs = {seed: SeedRun(study.recipe, study.out, seed) for seed in study.seeds}
 
-    def holds(unit: Unit, record: dict[str, Any]) -> bool:
-        """Whether a record is of the study's present protocol and settings; older ones do not name the protocol, their
-        fingerprint knows."""
+    def holds(unit: Unit, record: dict[str, Any], verdicts: list[Judged]) -> bool:
+        """Whether a record is of the study's present protocol and settings, and its verdicts of the dataset's prompts;
+        older records do not name the protocol, their fingerprint knows."""
         named = record.get("protocol")
         if not runs[unit.seed].built():
             current = False
@@ -54,6 +55,11 @@ def write_results(study: Study, failed: dict[str, str]) -> dict[str, Any]:
             stale[unit.name, unit.seed] = "measured under another protocol than the study's; run the study again"
         elif not runs[unit.seed].asks_for(unit, record):
             stale[unit.name, unit.seed] = "made with other settings than the study's; run the study again"
+        elif not {row.pair_id for row in verdicts} <= protocols.ids(unit.seed, None):
+            stale[unit.name, unit.seed] = (
+                f"judged on prompts that its dataset does not have; delete {unit.folder(study.out)}, and run the study "
+                "again"
+            )
         return (unit.name, unit.seed) not in stale
 
     done = {name: judgements(study.out, listed, holds) for name, listed in by_name.items()}
@@ -72,12 +78,12 @@ def write_results(study: Study, failed: dict[str, str]) -> dict[str, Any]:
     results: dict[str, Any] = {
         "kind": study.plan.kind,
         "recipe": study.recipe.name,
-        "protocol": _main(measured, reference_of(study)),
+        "protocol": _main(measured, study.reference()),
         "protocols": protocols.written,
         "counting": _COUNTING,
         "seeds": study.seeds,
         "confidence": table.confidence,
-        "reference": reference_of(study),
+        "reference": study.reference(),
         "missing": [
             {"name": unit.name, "seed": unit.seed, "reason": _reason(unit, failed, stale)}
             for unit in units
@@ -120,19 +126,13 @@ def _main(measured: dict[str, Any], reference: str) -> dict[str, Any] | None:
     return found[0] if found else None
 
 
-def reference_of(study: Study) -> str:
-    """What all else is tested against: the plan's reference, or the base model where the reference is not asked for."""
-    asked = [variant.name for _, variant in study.variants()]
-    return study.plan.reference if study.plan.kind == "scaling" or study.plan.reference in asked else BASE
-
-
 def _rows(
     study: Study, table: Table, done: dict[str, Judgements], limits: dict[str, int | None]
 ) -> list[dict[str, Any]]:
     """A row a variant, and before those of one protocol a row of the base model on the same seeds and prompts."""
     rows: list[dict[str, Any]] = []
     tests = []
-    against = reference_of(study)
+    against = study.reference()
     listed: list[tuple[str, str, Variant | None]] = [(v.name, group, v) for group, v in study.variants()]
     if not any(done[name].records for name, _, _ in listed) and done.get(BASE):
         listed = [(BASE, BASE, None)]

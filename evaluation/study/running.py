@@ -16,7 +16,7 @@ from typing import Any
 from dataset_builder.disk import disk_full_said
 from evaluation.alone import alone
 from evaluation.study.estimate import Times, spoken
-from evaluation.study.plan import Group, Plan, Unit, Variant, merge_config
+from evaluation.study.plan import BASE, Group, Plan, Unit, Variant, merge_config
 from evaluation.study.records import RECORD
 from evaluation.study.seed_run import SeedRun, TooFewConcepts
 from recipes import Recipe, RecipeError
@@ -72,6 +72,12 @@ class Study:
             for variant in group.variants
             if not self.only or group.name in self.only or variant.name in self.only
         ]
+
+    def reference(self) -> str:
+        """What all else is tested against: the plan's reference, or the base model where the reference is not asked
+        for."""
+        asked = [variant.name for _, variant in self.variants()]
+        return self.plan.reference if self.plan.reference in asked else BASE
 
     def batches(self) -> list[tuple[str, list[list[Unit]]]]:
         """Group -> for each of its seeds, what is to be done: the base model first, all in the order of work."""

@@ -54,12 +54,12 @@ class Judgements:
         return round(float(over(found)), 4) if found else None
 
 
-def judgements(out: Path, units: list[Unit], holds: Callable[[Unit, dict[str, Any]], bool]) -> Judgements:
-    """Records and verdicts of a variant's units, of those that are done and whose records hold."""
+def judgements(out: Path, units: list[Unit], holds: Callable[[Unit, dict[str, Any], list[Judged]], bool]) -> Judgements:
+    """Records and verdicts of a variant's units, of those that are done and of which `holds` is true."""
     found = Judgements({}, {}, base=units[0].variant is None)
     for unit in units:
         known = read_judged(unit.folder(out))
-        if known is not None and holds(unit, known[0]):
+        if known is not None and holds(unit, *known):
             found.records[unit.seed], found.verdicts[unit.seed] = known
     return found
 

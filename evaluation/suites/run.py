@@ -18,7 +18,7 @@ from evaluation.alone import alone
 from evaluation.drawing import Drawer, adapter_identity
 from evaluation.prompt_sets.definition import list_sets, load_definition
 from evaluation.prompt_sets.loading import LoadedSet, NotAtHandError, Prompt, load_prompts, sample
-from evaluation.protocols.protocol import NEEDS, Protocol, content, load_protocol, record
+from evaluation.protocols.protocol import NEEDS, Protocol, change, content, load_protocol, record
 from evaluation.suites.examples import FILE, write_suite_examples
 from evaluation.suites.measuring import METRICS, PROCEDURE, Bench, Measured, Pictures, identities, real_statistics
 from evaluation.suites.portions import PortionStore
@@ -84,7 +84,7 @@ def load_protocols(names: list[str], overrides: list[str], limit: int | None) ->
     found = {}
     for name in names:
         own = [one for one in overrides if name in those_of(one)]
-        found[name] = load_protocol(name, [*own, *([f"limit={limit}"] if limit is not None else [])])
+        found[name] = change(shipped[name], [*own, *([f"limit={limit}"] if limit is not None else [])])
     return found
 
 

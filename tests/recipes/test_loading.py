@@ -122,7 +122,8 @@ WRONG_VALUES = [
     ("merge.rank", "0", "1 or more"),
     ("merge.calibration_timesteps", "[1000]", "each 0 to 999"),
     ("evaluate.splits", "[tset]", "at least one of train, validation"),
-    ("evaluate.confidence", "1", "above 0 and below 1"),
+    ("evaluate.confidence", "1", "above 0 and at most 0.999999"),
+    ("evaluate.confidence", "0.9999999999999999", "above 0 and at most 0.999999"),
     ("publish.namespace", "a/b", "a name without a slash"),
     ("seed", "-1", "0 to 2147483647"),
 ]

@@ -24,7 +24,7 @@ from evaluation.study.estimate import Times
 from evaluation.study.plan import BASE, Group, Plan, Unit, Variant
 from evaluation.study.pooling import pooled_mean, pooled_rate
 from evaluation.study.protocol import Protocols
-from evaluation.study.records import RECORD, VERDICTS, read_seconds, write_record
+from evaluation.study.records import RECORD, VERDICTS, read_seconds, read_verdicts, write_record
 from evaluation.study.results import read_results, write_results
 from evaluation.study.running import Study
 from evaluation.study.seed_run import noted_seconds
@@ -266,6 +266,31 @@ def test_verdicts_of_another_protocol_are_not_counted_but_listed(study: Study) -
     assert results["rows"] == [] and results["protocol"] is None and len(results["missing"]) == 8
     assert results["missing"][0]["reason"].startswith("measured under another protocol")
     study_table(results)
+
+
+def test_verdicts_of_prompts_that_the_dataset_has_not_are_not_counted_but_listed(study: Study, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(study.out, out)
+    folder = out / "seed-0" / "variants" / "better"
+    record = json.loads((folder / RECORD).read_text("utf8"))
+    strange = Judged("0" * 64, "test", "hate", "unsafe", True, 0.5, frozenset(), 0.1)
+    write_record(folder, record, [*read_verdicts(folder), strange])
+    results = write_results(replace(study, out=out), {})
+    assert [row["seeds"] for row in results["rows"] if row["name"] == "better"] == [[1]]
+    (missing,) = results["missing"]
+    assert (missing["name"], missing["seed"]) == ("better", 0) and str(folder) in missing["reason"]
+
+
+def test_a_curve_without_the_reference_is_tested_against_the_base_model(study: Study, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(study.out, out)
+    for seed in (0, 1):
+        variants = out / f"seed-{seed}" / "variants"
+        shutil.copytree(variants / "better", variants / "concepts-all" / "better")
+    plan = Plan("s", "scaling", "usual", [Group("main", study.plan.variants[:2])], concepts=["all"])
+    results = write_results(replace(study, plan=plan, out=out, only=["better"]), {})
+    (point,) = (curve["points"][0] for curve in results["curves"] if curve["name"] == "better")
+    assert results["reference"] == "base" == point["paired"]["against"] and point["paired"]["difference"] < -0.5
 
 
 def test_a_curve_can_be_looked_at_while_a_seed_is_not_judged(study: Study, tmp_path: Path) -> None:
