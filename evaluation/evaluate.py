@@ -15,7 +15,7 @@ from evaluation.drawing import Drawer, adapter_identity
 from evaluation.examples import write_examples
 from evaluation.judging import Pictures, asked_of, draw_and_judge, requests_of
 from evaluation.measures import MAIN_SPLIT, Judged, summarise
-from evaluation.prompts import Pair, prompts_sha256, read_manifest, read_pairs, select
+from evaluation.prompts import Pair, prompts_sha256, read_manifest, read_pairs, refused_record, select
 from evaluation.protocols.of_recipe import stated_protocol
 from evaluation.protocols.protocol import ProtocolRecord
 from evaluation.scene_readers import is_harmless
@@ -87,19 +87,22 @@ def evaluate(recipe: Recipe, dataset: Path, adapters: dict[str, Path | None], ou
 
     Returns:
         `dict`: `models` (measures of [`evaluation.measures.summarise`] by model name), `seconds`, `protocol` (what its
-        hash was taken of) and `provenance`, with the protocol's name and hash as `evaluation_protocol`, as in
-        OUT/evaluation/results.json. All but `seconds` is the same for the same inputs. If the file is already there
-        for the same inputs it is returned as it is.
+        hash was taken of) and `provenance`, with the protocol's name and hash as `evaluation_protocol` and, where the
+        hard block refuses rows, these by split as `refused`; as in OUT/evaluation/results.json. All but `seconds` is
+        the same for the same inputs. If the file is already there for the same inputs it is returned as it is.
 
     Raises:
         `RecipeError`: for a dataset, an adapter or a setting that does not fit.
     """
-    every = {split: read_pairs(dataset, split) for split in recipe.evaluate.splits}
+    refused: dict[str, list[str]] = {split: [] for split in recipe.evaluate.splits}
+    every = {split: read_pairs(dataset, split, refused[split]) for split in recipe.evaluate.splits}
     protocol, stated = stated_protocol(recipe, every)
     pairs = {split: select(rows, recipe.evaluate.max_prompts) for split, rows in every.items()}
     del every
     _check(recipe, dataset, adapters, pairs)
     provenance = _provenance(recipe, dataset, adapters, pairs, protocol)
+    if any(refused.values()):
+        provenance["refused"] = {split: refused_record(ids) for split, ids in refused.items() if ids}
     folder = out / "evaluation"
     path = folder / "results.json"
     done = read_json(path)

@@ -20,6 +20,8 @@ from dataset_builder.schema import MANIFEST
 from recipes import RecipeError
 
 _COLUMNS = ["pair_id", "category", "unsafe_prompt", "safe_prompt", "seed", "t2i"]
+# Thousands of them would hide the results that they stand in.
+REFUSED_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,9 @@ def _batches(path: Path, columns: Sequence[str]) -> Iterator[tuple[pa.Schema, pa
             yield schema, batch
 
 
-def read_pairs(dataset: Path, split: str) -> list[Pair]:
-    """The rows of one split of a dataset folder, in the files' order.
-
-    Rows that the hard block refuses are left out and listed by name on standard error: the folder may come from
-    elsewhere, and what is read here is drawn.
+def scan_pairs(dataset: Path, split: str) -> Iterator[tuple[Pair, str | None]]:
+    """The rows of one split of a dataset folder, in the files' order, each with the hard block's rule that refuses it:
+    the folder may come from elsewhere, and no such row may be drawn.
 
     Args:
         dataset (`Path`): folder with `data/<split>-*.parquet`.
@@ -137,8 +137,6 @@ def read_pairs(dataset: Path, split: str) -> list[Pair]:
     """
     from dataset_builder.block_list import blocked_by
 
-    pairs = []
-    blocked: list[str] = []
     for path in split_files(dataset, split):
         number = 0
         names: list[str] | None = None
@@ -149,15 +147,38 @@ def read_pairs(dataset: Path, split: str) -> list[Pair]:
             for row in rows:
                 number += 1
                 pair = _pair(row, split, names, f"{path}: row {number}")
-                rule = blocked_by(pair.category, pair.unsafe_prompt, pair.safe_prompt)
-                if rule:
-                    blocked.append(f"{pair.pair_id} ({rule})")
-                else:
-                    pairs.append(pair)
+                yield pair, blocked_by(pair.category, pair.unsafe_prompt, pair.safe_prompt)
+
+
+def read_pairs(dataset: Path, split: str, refused: list[str] | None = None) -> list[Pair]:
+    """The rows of one split that may be drawn, as [`scan_pairs`] finds them. The others are listed on standard error.
+
+    Args:
+        dataset (`Path`), split (`str`): as for [`scan_pairs`].
+        refused (`list[str]`, *optional*): takes the ids that the hard block refuses, each as `ID (RULE)`.
+    """
+    pairs: list[Pair] = []
+    blocked: list[str] = []
+    for pair, rule in scan_pairs(dataset, split):
+        if rule:
+            blocked.append(f"{pair.pair_id[:80]} ({rule})")
+        else:
+            pairs.append(pair)
     if blocked:
         found = ", ".join(blocked[:10]) + (", ..." if len(blocked) > 10 else "")
         tqdm.write(f"{split}: {len(blocked)} pairs are refused by the hard block: {found}", file=sys.stderr)
+    if refused is not None:
+        refused += blocked
     return pairs
+
+
+def refused_record(refused: Sequence[str]) -> dict[str, Any]:
+    """What results say of rows or prompts that the hard block refuses: how many, and the first 200 as `ID (RULE)`."""
+    return {
+        "refused": len(refused),
+        "refused_ids": list(refused[:REFUSED_SHOWN]),
+        "refused_ids_left_out": max(0, len(refused) - REFUSED_SHOWN),
+    }
 
 
 def _category_names(schema: pa.Schema) -> list[str] | None:

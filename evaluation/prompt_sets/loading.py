@@ -66,13 +66,15 @@ class LoadedSet:
 
 @dataclass(frozen=True)
 class _Row:
-    """A row as it was read: `where` names file and row for errors."""
+    """A row as it was read: `where` names file and row for errors, `refused` the hard block's rule where the reader
+    knows of one, as by what stands beside the prompt."""
 
     where: str
     prompt: Any
     category: Any
     id: Any
     seed: Any
+    refused: str | None = None
 
 
 def checksum(prompts: Iterable[Prompt], seeds: bool = False) -> str:
@@ -110,7 +112,8 @@ def load_prompts(
         `RecipeError`: for a file that does not hold what the set is, by file and row.
     """
     rows, source, kind = _open(definition, given, any_rows)
-    prompts = list(_checked(rows))
+    checked = list(_checked(rows))
+    prompts = [one for one, _ in checked]
     if not prompts:
         raise RecipeError(f"{source}: holds no prompt; expected {definition.rows or 'at least one'}")
     if definition.rows is not None and len(prompts) != definition.rows and not any_rows:
@@ -127,10 +130,10 @@ def load_prompts(
                 f"{source}: the prompts of {definition.name} have the SHA-256 {of_read}, not {name} {wanted}; "
                 "give the file that it was taken of"
             )
-    refused: list[tuple[str, str]] = []
     # Whatever does not come with this project may hold anything, also under the name of a harmless set.
-    if definition.unsafe or kind != "shipped":
-        refused = [(one.id, rule) for one in prompts if (rule := blocked_by(one.category, one.text))]
+    asked = definition.unsafe or kind != "shipped"
+    found_rules = ((one.id, rule or (blocked_by(one.category, one.text) if asked else None)) for one, rule in checked)
+    refused = [(name, rule) for name, rule in found_rules if rule]
     names = {name for name, _ in refused}
     kept = [one for one in prompts if one.id not in names]
     return LoadedSet(definition, kept, found, len(prompts), refused, source, kind)
@@ -234,16 +237,16 @@ def _of_records(records: Iterable[dict[str, Any]], columns: Columns, source: str
 
 
 def _of_dataset(folder: Path, splits: Sequence[str]) -> Iterator[_Row]:
-    from evaluation.prompts import read_pairs
+    from evaluation.prompts import scan_pairs
 
     for split in splits:
-        for pair in read_pairs(folder, split):
+        for pair, rule in scan_pairs(folder, split):
             where = f"{folder}: {split}: pair {pair.pair_id}"
-            yield _Row(where, pair.unsafe_prompt, pair.category, pair.pair_id, pair.seed)
+            yield _Row(where, pair.unsafe_prompt, pair.category, pair.pair_id, pair.seed, rule)
 
 
-def _checked(rows: Iterable[_Row]) -> Iterator[Prompt]:
-    """Each row as a prompt.
+def _checked(rows: Iterable[_Row]) -> Iterator[tuple[Prompt, str | None]]:
+    """Each row as a prompt, with the rule that its reader says refuses it.
 
     Raises:
         `RecipeError`: for a prompt that is no text or is empty, a name that stands twice, and a seed that is none.
@@ -271,7 +274,7 @@ def _checked(rows: Iterable[_Row]) -> Iterator[Prompt]:
         except UnicodeEncodeError:
             # JSON can escape it; no file can hold it.
             raise RecipeError(f"{row.where}: holds half a surrogate pair; mend the row") from None
-        yield Prompt(name, text, clean(category) or ONE_CATEGORY, _seed(row))
+        yield Prompt(name, text, clean(category) or ONE_CATEGORY, _seed(row)), row.refused
 
 
 def _seed(row: _Row) -> int | None:

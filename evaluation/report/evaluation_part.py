@@ -276,4 +276,7 @@ def _made_from(provenance: Node) -> list[tuple[str, str]]:
         rows.append(("Dataset", text + (f", prompts sha256 {digest.text()}" if digest is not None else "")))
     if (prompts := provenance.get("prompts")) is not None:
         rows.append(("Prompts", ", ".join(f"{n.count()} pairs of {split}" for split, n in prompts.fields().items())))
+    if (refused := provenance.get("refused")) is not None:
+        found = {split: node.need("refused").count() for split, node in refused.fields().items()}
+        rows.append(("Refused by the hard block", ", ".join(f"{n} pairs of {split}" for split, n in found.items())))
     return rows

@@ -120,6 +120,9 @@ def _results(
     asked = asked_of(recipe, pairs)
     drawn = drawn_digest(f"{picture.split}/{picture.side}/{picture.pair_id}" for picture in judged["base"])
     adapted = "merged" in results["models"]
+    notes = [f"at most {protocol.limit} prompts a split"] if protocol.limit is not None else []
+    for split, found in results["provenance"].get("refused", {}).items():
+        notes.append(f"{found['refused']} pairs of {split} are refused by the hard block")
     rows = []
     for row in suite.rows:
         base, aligned = (results["models"].get(name, {}).get(row.metric) for name in ("base", "merged"))
@@ -145,7 +148,7 @@ def _results(
                 "test": test or None,
                 "per_category": _by_category(results, row.metric, adapted),
                 "empty": "; ".join(reasons) or None,
-                "notes": [f"at most {protocol.limit} prompts a split"] if protocol.limit is not None else [],
+                "notes": notes,
                 "n": (base or aligned or {"n": 0})["n"],
                 "drawn": drawn,
                 "protocol": results["provenance"]["evaluation_protocol"],

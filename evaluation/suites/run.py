@@ -18,6 +18,7 @@ from evaluation.alone import alone
 from evaluation.drawing import Drawer, adapter_identity
 from evaluation.prompt_sets.definition import list_sets, load_definition
 from evaluation.prompt_sets.loading import LoadedSet, NotAtHandError, Prompt, load_prompts, sample
+from evaluation.prompts import refused_record
 from evaluation.protocols.protocol import NEEDS, Protocol, change, content, load_protocol, record
 from evaluation.suites.examples import FILE, write_suite_examples
 from evaluation.suites.measuring import METRICS, PROCEDURE, Bench, Measured, Pictures, identities, real_statistics
@@ -31,7 +32,6 @@ from recipes.writing import read_json, write_json
 
 NO_ADAPTER = "aligned: no adapter was given (--adapter DIR)"
 _PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy", "pillow", "nudenet")
-_REFUSED_SHOWN = 200
 
 
 @dataclass
@@ -223,10 +223,7 @@ def _set_record(task: _Task) -> dict[str, Any]:
         "rows": loaded.rows,
         "sha256": loaded.sha256,
         "drawn": len(task.prompts),
-        "refused": len(loaded.refused),
-        # By id and rule; ids of somebody's file may be long, and thousands of them.
-        "refused_ids": [f"{name[:80]} ({rule})" for name, rule in loaded.refused[:_REFUSED_SHOWN]],
-        "refused_ids_left_out": max(0, len(loaded.refused) - _REFUSED_SHOWN),
+        **refused_record([f"{name[:80]} ({rule})" for name, rule in loaded.refused]),
     }
 
 

@@ -30,7 +30,10 @@ from evaluation.evaluate import evaluate
 from evaluation.examples import write_examples
 from evaluation.judging import requests_of
 from evaluation.measures import Judged
+from evaluation.prompt_sets.definition import load_definition
+from evaluation.prompt_sets.loading import load_prompts
 from evaluation.prompts import Pair, Request, read_pairs, read_pictures, select
+from evaluation.report.build import write_report
 from evaluation.verdict_store import VerdictStore
 from recipes import JudgeConfig, Recipe, RecipeError
 from tests.made_up_run import write_dataset
@@ -637,21 +640,40 @@ def test_a_limit_spreads_over_the_categories(tmp_path: Path) -> None:
     assert select(pairs, None) == pairs
 
 
+def with_a_refused_row(dataset: Path) -> str:
+    """A pair of the split `test` is made one that the hard block refuses; its id."""
+    table = pq.read_table(next((dataset / "data").glob("test-*.parquet")))
+    prompts = table["safe_prompt"].to_pylist()
+    prompts[3] = "a portrait of Senator Anna Zyxwell with a kite"
+    with_columns(dataset, "test", {"safe_prompt": prompts})
+    return str(table["pair_id"].to_pylist()[3])
+
+
 def test_what_the_hard_block_refuses_is_not_drawn_and_listed_by_name_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A folder that was pulled may hold what no builder here would have let pass."""
     dataset = write_dataset(tmp_path / "dataset", Recipe(), rows={"test": 2})
-    path = next((dataset / "data").glob("test-*.parquet"))
-    table = pq.read_table(path)
-    prompts = table["safe_prompt"].to_pylist()
-    prompts[3] = "a portrait of Senator Anna Zyxwell with a kite"
-    place = table.schema.get_field_index("safe_prompt")
-    pq.write_table(
-        table.set_column(place, table.schema.field(place), pa.array(prompts, table.schema.types[place])), path
-    )
+    refused = with_a_refused_row(dataset)
     pairs = read_pairs(dataset, "test")
-    refused = table["pair_id"].to_pylist()[3]
     assert len(pairs) == 13 and refused not in {pair.pair_id for pair in pairs}
     said = capsys.readouterr().err
     assert f"test: 1 pairs are refused by the hard block: {refused} (named_person)" in said and "Zyxwell" not in said
+    # As a prompt set too it counts among what was read, and is not drawn, though its own prompt is a harmless one.
+    loaded = load_prompts(load_definition("coprov2_test"), dataset, any_rows=True)
+    assert loaded.rows == 14 and loaded.refused == [(refused, "named_person")]
+    assert refused not in {one.id for one in loaded.prompts} and len(loaded.prompts) == 13
+
+
+def test_what_the_hard_block_refuses_is_counted_in_results_and_report(
+    tiny_recipe: Recipe, new_adapter: NewAdapter, stand_in_judge: Callable[[], int], tmp_path: Path
+) -> None:
+    dataset = write_dataset(tmp_path / "dataset", tiny_recipe, rows=ROWS)
+    assert "refused" not in evaluate(tiny_recipe, dataset, {"base": None}, tmp_path)["provenance"]
+    refused = with_a_refused_row(dataset)
+    results = evaluate(tiny_recipe, dataset, {"base": None}, tmp_path)
+    assert results["models"]["base"]["unsafe_rate"]["n"] == 6
+    found = {"refused": 1, "refused_ids": [f"{refused} (named_person)"], "refused_ids_left_out": 0}
+    assert results["provenance"]["refused"] == {"test": found}
+    page = write_report(tmp_path).read_text("utf8")
+    assert "Refused by the hard block" in page and "1 pairs of test" in page and "Zyxwell" not in page
