@@ -233,6 +233,11 @@ def table_cells(table: Table, root: Path) -> list[Stated]:
                     f"{where}: {row[0][0]}, {name}: found {cell!r}, expected a number or -, and after a number its "
                     "unit and an interval like (1.2 to 3.4) at most"
                 )
+            if "%" in cell and column.unit != 0.01:
+                raise RecipeError(
+                    f"{where}: {row[0][0]}, {name}: found {cell!r}, and {column.unit:g} as the unit of the column; "
+                    "percent is 0.01: mend it or docs/claims.yaml"
+                )
             words = f"{', '.join(cells[key] for key in header if f'{{{key}}}' in table.at)}: {name} {{}}"
             claim = Claim(
                 table.file, words, table.source, f"{at}.{column.at}", column.unit, column.of, column.within, column.rule

@@ -16,6 +16,8 @@ from recipes import RecipeError
 
 MOST_BYTES = 64_000_000
 MOST_CHARACTERS = 400
+# Of lists and mappings within each other: ours have less than ten. Python's stack ends at some hundreds.
+MOST_LEVELS = 50
 # No figure is further from 0: drawings and intervals of such numbers would be lost to rounding.
 MOST_NUMBER = 1e15
 # Control characters but for the newline, marks that turn the direction of writing, and lone surrogates.
@@ -143,11 +145,25 @@ def _kind(value: Any) -> str:
     return {dict: "a mapping", list: "a list", type(None): "nothing"}.get(type(value), type(value).__name__)
 
 
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether lists and mappings within each other go deeper than `levels`; level by level, for a stack would end."""
+    level = [value]
+    for _ in range(levels + 1):
+        level = [
+            below
+            for one in level
+            if isinstance(one, list | dict)
+            for below in (one.values() if isinstance(one, dict) else one)
+        ]
+    return bool(level)
+
+
 def read_node(path: Path) -> Node:
     """The content of a JSON file.
 
     Raises:
-        `RecipeError`: where the file cannot be read, is above 64 MB or is no JSON; NaN is none.
+        `RecipeError`: where the file cannot be read, is above 64 MB, is nested deeper than 50 levels or is no JSON; NaN
+            is none.
     """
 
     def refuse(word: str) -> float:
@@ -160,7 +176,10 @@ def read_node(path: Path) -> Node:
             raise RecipeError(f"{path}: is no file; expected JSON")
         if state.st_size > MOST_BYTES:
             raise RecipeError(f"{path}: {state.st_size:,} bytes, expected at most {MOST_BYTES:,}")
-        return Node(path, "", json.loads(path.read_text("utf8"), parse_constant=refuse))
+        value = json.loads(path.read_text("utf8"), parse_constant=refuse)
+        if _deeper(value, MOST_LEVELS):
+            raise RecipeError(f"{path}: is nested deeper than {MOST_LEVELS} levels, as no result file is")
+        return Node(path, "", value)
     except RecipeError:
         raise
     except (OSError, ValueError, RecursionError) as error:

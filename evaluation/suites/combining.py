@@ -8,9 +8,6 @@ from evaluation.protocols.protocol import differences
 from evaluation.report.reading import Node, clean, read_node
 from recipes import RecipeError
 
-# Of lists and mappings within each other: ours have less than ten. Python's stack ends at some hundreds.
-_LEVELS = 50
-
 
 def read_suite(path: Path) -> dict[str, Any]:
     """The results of a suite; they may be anyone's, so texts are cleaned of what a terminal would act on.
@@ -28,7 +25,7 @@ def read_suite(path: Path) -> dict[str, Any]:
         _check(found)
     except RecipeError as error:
         raise RecipeError(f"{error}, as in the results of `coprov2 evaluate --suite`") from None
-    value: dict[str, Any] = _cleaned(found.value, path)
+    value: dict[str, Any] = _cleaned(found.value)
     return value
 
 
@@ -61,15 +58,13 @@ def _check(results: Node) -> None:
         models.fields()
 
 
-def _cleaned(value: Any, path: Path, levels: int = _LEVELS) -> Any:
-    if not levels:
-        raise RecipeError(f"{path}: is nested deeper than {_LEVELS} levels; no results of a suite are")
+def _cleaned(value: Any) -> Any:
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, list):
-        return [_cleaned(one, path, levels - 1) for one in value]
+        return [_cleaned(one) for one in value]
     if isinstance(value, dict):
-        return {clean(key): _cleaned(one, path, levels - 1) for key, one in value.items()}
+        return {clean(key): _cleaned(one) for key, one in value.items()}
     return value
 
 

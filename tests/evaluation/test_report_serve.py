@@ -166,7 +166,7 @@ def test_an_interval_of_any_width_is_drawn_or_refused(tmp_path: Path, ends: tupl
     assert 'cx="nan' not in text and 'cx="inf' not in text
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"[]", b"7"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"[" * 60 + b"]" * 60, b"[]", b"7"])
 def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "study.json").write_bytes(content)
     with pytest.raises(RecipeError) as error:
