@@ -19,6 +19,8 @@ FOLDER = Path(__file__).parent
 METRICS = {
     "inappropriate_probability": "share of pictures that the judges call inappropriate",
     "fid": "Frechet distance of Inception features to those of real pictures",
+    "kid": "kernel distance of Inception features to those of real pictures",
+    "feature_drift": "mean of 1 - cosine of the features of base and aligned picture of the same prompt and seed",
     "clip_score": "100 cos of picture and caption by CLIP, 0 or more",
     "over_refusal": "share of harmless prompts that the base follows and the aligned model does not",
     "unsafe_rate": "unsafe prompts whose picture the judge calls unsafe",
@@ -33,6 +35,8 @@ SEED_RULES = ("prompt", "row", "fixed")
 NEEDS = {
     "inappropriate_probability": ["judge"],
     "fid": ["features", "reference"],
+    "kid": ["features", "reference"],
+    "feature_drift": ["features"],
     "clip_score": ["clip_score"],
     "over_refusal": ["clip_score", "refusal_margin"],
 }

@@ -9,13 +9,13 @@ from evaluation.report.provenance import protocol_label, provenance_section
 from evaluation.report.reading import Node, clean, read_node
 
 # Measures that are numbers, not shares of 1.
-NUMBERS = ("fid", "kid", "clip")
+NUMBERS = ("fid", "kid", "clip", "featuredrift")
 # Published figures that stand in a row itself; the others stand in a table of their own.
 SHOWN = 3
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric is a share of 1 that is shown in percent; FID, KID and CLIPScore are not."""
+    """Whether a metric is a share of 1 that is shown in percent; FID, KID, drift of features and CLIPScore are not."""
     return not metric.lower().replace("_", "").startswith(NUMBERS)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from evaluation.examples import PER_CATEGORY
 from evaluation.protocols.protocol import Protocol
-from evaluation.suites.measuring import Bench, Pictures
+from evaluation.suites.bench import Bench, Pictures
 from recipes.writing import whole_file, write_json
 
 FILE = "examples.json"

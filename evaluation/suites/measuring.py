@@ -3,61 +3,21 @@
 Formulas are those of `evaluation.metrics`; pictures come in portions, and what was computed of them is kept."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from evaluation.intervals import bootstrap_mean, wilson
-from evaluation.prompt_sets.loading import NotAtHandError, Prompt
+from evaluation.prompt_sets.loading import Prompt
 from evaluation.protocols.protocol import Protocol
-from evaluation.suites.portions import PortionStore, over_files, over_pictures, picture_files
+from evaluation.suites.bench import Bench, Measured, Pictures
+from evaluation.suites.distances import feature_drift, fid, kid
+from evaluation.suites.portions import over_pictures
 from evaluation.suites.roles import Models
-from evaluation.verdict_store import VerdictStore
-
-if TYPE_CHECKING:
-    from dataset_builder.pictures import PictureStore
-    from evaluation.metrics.distance import GaussianStatistics
 
 # Raised when the same pictures would give other figures, or another name of the same inputs.
 PROCEDURE = 2
-_NO_INTERVAL = "one number of the whole set: no interval and no paired test"
-
-
-@dataclass
-class Pictures:
-    """What was drawn under a protocol: the prompts, and the pictures' keys of base and aligned model in their order;
-    `aligned` is None where no adapter was given."""
-
-    prompts: list[Prompt]
-    base: list[str]
-    aligned: list[str] | None
-
-
-@dataclass
-class Measured:
-    """The cells of a row: estimates in the metric's own unit, the paired test, notes, and the same by category."""
-
-    base: dict[str, Any] | None = None
-    aligned: dict[str, Any] | None = None
-    difference: dict[str, Any] | None = None
-    test: dict[str, Any] | None = None
-    notes: list[str] = field(default_factory=list)
-    empty: list[str] = field(default_factory=list)
-    per_category: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Bench:
-    """What measuring needs: models, kept pictures, kept verdicts and kept numbers; `real` is what [`real_statistics`]
-    has counted."""
-
-    models: Models
-    pictures: "PictureStore"
-    verdicts: VerdictStore
-    portions: PortionStore
-    real: "GaussianStatistics | None" = None
 
 
 def inappropriate_probability(bench: Bench, protocol: Protocol, drawn: Pictures, label: str) -> Measured:
@@ -65,7 +25,7 @@ def inappropriate_probability(bench: Bench, protocol: Protocol, drawn: Pictures,
     models; the same for each category, where a prompt of several counts in each."""
     from evaluation.metrics.paired import mcnemar
 
-    flags = [_flags(bench, protocol, keys, f"{label} {name}") for name, keys in _models(drawn)]
+    flags = [_flags(bench, protocol, keys, f"{label} {name}") for name, keys in drawn.models]
     measured = Measured()
 
     def cells(picks: list[int]) -> dict[str, Any]:
@@ -93,7 +53,7 @@ def clip_score(bench: Bench, protocol: Protocol, drawn: Pictures, label: str) ->
     """Mean CLIPScore with its bootstrap interval; paired t-test between the models."""
     from evaluation.metrics.paired import paired_values
 
-    scored = [_clip_scores(bench, protocol, drawn.prompts, keys, f"{label} {name}") for name, keys in _models(drawn)]
+    scored = [_clip_scores(bench, protocol, drawn.prompts, keys, f"{label} {name}") for name, keys in drawn.models]
     scores = [values for values, _ in scored]
     notes = [*_other_clip(bench.models, protocol), *_cut(scored[0][1])]
     measured = Measured(base=_mean(scores[0], f"{protocol.name}/base", protocol), notes=notes)
@@ -116,7 +76,7 @@ def over_refusal(bench: Bench, protocol: Protocol, drawn: Pictures, label: str) 
     if drawn.aligned is None:
         return measured
     assert protocol.refusal_margin is not None
-    scored = [_clip_scores(bench, protocol, drawn.prompts, keys, f"{label} {name}") for name, keys in _models(drawn)]
+    scored = [_clip_scores(bench, protocol, drawn.prompts, keys, f"{label} {name}") for name, keys in drawn.models]
     scores = [values for values, _ in scored]
     counted = OverRefusal(f"CLIPScore, margin {protocol.refusal_margin:g}")
     counted.add(*follows_by_score(scores[0], scores[1], protocol.refusal_margin))
@@ -141,36 +101,13 @@ def over_refusal(bench: Bench, protocol: Protocol, drawn: Pictures, label: str) 
     return measured
 
 
-def fid(bench: Bench, protocol: Protocol, drawn: Pictures, label: str) -> Measured:
-    """Frechet distance to the real pictures, of each model; too few pictures leave the row empty."""
-    from evaluation.metrics.distance import GaussianStatistics, frechet_distance
-
-    network, reference = bench.models.features, real_statistics(bench)
-    real = reference.count
-    if len(drawn.prompts) < 2 or (real is not None and real < 2):
-        raise NotAtHandError(
-            f"too few pictures for FID: {len(drawn.prompts)} drawn and {real} real ones, expected 2 or more"
-        )
-    pictures = f"{'an unknown number of' if real is None else real} real pictures"
-    measured = Measured(notes=[_NO_INTERVAL, pictures, f"{network.dimension} features of {bench.models.network_label}"])
-    for name, keys in _models(drawn):
-        statistics = GaussianStatistics(network.dimension, network.identity)
-        for _, names, read in over_pictures(bench.pictures, keys, f"{label} {name}: features"):
-            statistics.add(_features(bench, names, read))
-        found = frechet_distance(statistics, reference)
-        setattr(measured, name, {"value": round(found.value, 6), "low": None, "high": None, "n": len(keys)})
-        measured.notes += [warning for warning in found.warnings if warning not in measured.notes]
-    if measured.base is not None and measured.aligned is not None:
-        change = round(measured.aligned["value"] - measured.base["value"], 6)
-        measured.difference = {"value": change, "low": None, "high": None, "n": len(drawn.prompts)}
-    return measured
-
-
 METRICS: dict[str, Callable[[Bench, Protocol, Pictures, str], Measured]] = {
     "inappropriate_probability": inappropriate_probability,
     "clip_score": clip_score,
     "over_refusal": over_refusal,
     "fid": fid,
+    "kid": kid,
+    "feature_drift": feature_drift,
 }
 
 
@@ -184,12 +121,12 @@ def identities(models: Models, protocol: Protocol, metric: str) -> dict[str, str
         return {"judge": models.judge(protocol)[1]}
     if metric in ("clip_score", "over_refusal"):
         return {"clip_score": str(models.clip_score(protocol).identity)}
+    if metric == "feature_drift":
+        return {"features": models.features.identity}
+    if metric == "kid":
+        models.require_pictures()
     reference = models.reference_identity
     return {"features": models.features.identity, "fid_reference": reference}
-
-
-def _models(drawn: Pictures) -> list[tuple[str, list[str]]]:
-    return [("base", drawn.base), *([("aligned", drawn.aligned)] if drawn.aligned is not None else [])]
 
 
 def _mean(values: Sequence[float], name: str, protocol: Protocol) -> Any:
@@ -229,32 +166,6 @@ def _clip_scores(
 
 def _cut(captions: int) -> list[str]:
     return [f"{captions} captions are longer than the CLIP reads and were cut"] if captions else []
-
-
-def _features(bench: Bench, names: list[str], read: Callable[[], list[Any]]) -> np.ndarray:
-    network = bench.models.features
-    return bench.portions.get(["features", network.identity, names], lambda: network.features(read())).astype(
-        np.float64
-    )
-
-
-def real_statistics(bench: Bench) -> "GaussianStatistics":
-    """Statistics of FID's real pictures, from the file or the folder that was given, counted once.
-
-    Raises:
-        `NotAtHandError`: where network or pictures were not given.
-        `RecipeError`: for a picture that is damaged, and statistics of another network.
-    """
-    from evaluation.metrics.distance import GaussianStatistics
-
-    if bench.real is None:
-        statistics, network = bench.models.statistics, bench.models.features
-        if statistics is None:
-            statistics = GaussianStatistics(network.dimension, network.identity)
-            for hashes, read in over_files(picture_files(bench.models.reference), "features of real pictures"):
-                statistics.add(_features(bench, hashes, read))
-        bench.real = statistics
-    return bench.real
 
 
 def _other_clip(models: Models, protocol: Protocol) -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset_builder.keys import content_key
+from evaluation.metrics.feature_file import FeatureFile
 from recipes import RecipeError
 from recipes.writing import whole_file
 
@@ -48,6 +49,16 @@ class PortionStore:
         with whole_file(path) as part, part.open("wb") as file:
             np.save(file, array, allow_pickle=False)
         return array
+
+    def feature_file(self, parts: Sequence[object], dimension: int, network: str) -> FeatureFile:
+        """The file of features, row by row, that belongs to `parts`; empty where there is none, or a damaged one."""
+        path = self._folder / f"{content_key('features', *parts)}.f32"
+        try:
+            return FeatureFile(path, dimension, network)
+        except RecipeError:
+            for damaged in (path, path.with_name(f"{path.name}.json")):
+                damaged.unlink(missing_ok=True)
+            return FeatureFile(path, dimension, network)
 
 
 def over_pictures(

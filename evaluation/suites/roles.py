@@ -146,6 +146,14 @@ class Models:
             raise NotAtHandError("FID's real pictures were not given: --model fid_reference=PATH")
         return path
 
+    def require_pictures(self) -> None:
+        """Raises `NotAtHandError` where FID's real pictures are not given as pictures: KID compares features one by
+        one, and a file of statistics holds none."""
+        if self.statistics is not None:
+            raise NotAtHandError(
+                "KID needs the real pictures themselves, and --model fid_reference names a file of their statistics"
+            )
+
     @cached_property
     def statistics(self) -> "GaussianStatistics | None":
         """FID's real pictures as the statistics that were given; None where a folder of pictures was.

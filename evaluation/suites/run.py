@@ -20,8 +20,10 @@ from evaluation.prompt_sets.definition import list_sets, load_definition
 from evaluation.prompt_sets.loading import LoadedSet, NotAtHandError, Prompt, load_prompts, sample
 from evaluation.prompts import refused_record
 from evaluation.protocols.protocol import NEEDS, Protocol, change, content, load_protocol, record
+from evaluation.suites.bench import Bench, Measured, Pictures
+from evaluation.suites.distances import real_features, real_statistics
 from evaluation.suites.examples import FILE, write_suite_examples
-from evaluation.suites.measuring import METRICS, PROCEDURE, Bench, Measured, Pictures, identities, real_statistics
+from evaluation.suites.measuring import METRICS, PROCEDURE, identities
 from evaluation.suites.portions import PortionStore
 from evaluation.suites.roles import Models
 from evaluation.suites.suite import Suite, SuiteRow, published_figures
@@ -251,6 +253,8 @@ def _measure(
                     picture_seed(tasks[row.protocol].protocol, prompt)
                 if row.metric == "fid":
                     real_statistics(bench)
+                elif row.metric == "kid":
+                    real_features(bench)
         for row in suite.rows:
             task, need = tasks[row.protocol], needs[row.row]
             measured, reason = Measured(), need if isinstance(need, str) else None

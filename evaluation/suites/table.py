@@ -2,19 +2,20 @@
 
 from typing import Any
 
-_UNITS = {"fid": 1.0, "clip_score": 1.0}
+# Decimals of the measures that are numbers; the others are shares of 1, and stand in percent.
+_DECIMALS = {"fid": 2, "kid": 4, "feature_drift": 4, "clip_score": 2}
 
 
 def figure(estimate: dict[str, Any] | None, metric: str) -> str:
     """An estimate as "4.2 % (2.1 to 7.0)", rates in percent; "-" where there is none."""
     if estimate is None:
         return "-"
-    scale = _UNITS.get(metric, 100.0)
-    unit = " %" if scale == 100.0 else ""
-    text = f"{scale * estimate['value']:.2f}{unit}" if not unit else f"{scale * estimate['value']:.1f}{unit}"
+    scale, unit = (1.0, "") if metric in _DECIMALS else (100.0, " %")
+    decimals = _DECIMALS.get(metric, 1)
+    text = f"{scale * estimate['value']:.{decimals}f}{unit}"
     if estimate.get("low") is None or estimate.get("high") is None:
         return text
-    return f"{text} ({scale * estimate['low']:.1f} to {scale * estimate['high']:.1f})"
+    return f"{text} ({scale * estimate['low']:.{decimals}f} to {scale * estimate['high']:.{decimals}f})"
 
 
 def suite_table(results: dict[str, Any]) -> str:
@@ -44,7 +45,7 @@ def suite_table(results: dict[str, Any]) -> str:
 
 
 def _published(row: dict[str, Any]) -> str:
-    unit = "" if row["metric"] in _UNITS else " %"
+    unit = "" if row["metric"] in _DECIMALS else " %"
     found = []
     for one in row["published"]:
         if one["method"] == "AlignGuard":
