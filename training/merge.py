@@ -18,7 +18,7 @@ import torch
 
 from recipes import MergeConfig, Recipe, RecipeError
 from recipes.merge_plans import METHOD_OPTIONS, options, planned_merges, resolved
-from recipes.writing import clear_parts
+from recipes.writing import clear_parts, read_json
 from training import comerge
 from training.adapters import (
     Adapter,
@@ -243,9 +243,9 @@ def _expert(adapter: Adapter, layer: str) -> Factors:
 def is_done(folder: Path, fingerprint: str) -> bool:
     """Whether `folder` holds the merge of this fingerprint, its weights unharmed."""
     try:
-        found = json.loads((folder / PROVENANCE).read_text("utf8"))
-        return bool(found["fingerprint"] == fingerprint and found["weights"] == checksum(folder))
-    except (OSError, ValueError, KeyError):
+        found = read_json(folder / PROVENANCE)
+        return found.get("fingerprint") == fingerprint and found.get("weights") == checksum(folder)
+    except OSError:
         return False
 
 

@@ -153,6 +153,16 @@ def test_a_merge_killed_between_its_two_files_is_done_again(tmp_path, world, mon
     assert (tmp_path / "merged" / WEIGHTS_NAME).read_bytes() == (fresh / WEIGHTS_NAME).read_bytes()
 
 
+@pytest.mark.parametrize("record", ["[]", "null", '"x"', "{}", "[" * 100_000, '{"fingerprint": 3}', "\udcff"])
+def test_a_record_that_is_none_makes_the_merge_anew(tmp_path, world, record):
+    recipe = recipe_for(world, method="sum")
+    folder = merge_experts(recipe, experts_in(world), world / "dataset", tmp_path)["sum"]
+    told = (folder / "coprov2.json").read_bytes()
+    (folder / "coprov2.json").write_text(record, "utf8", "surrogateescape")
+    merge_experts(recipe, experts_in(world), world / "dataset", tmp_path)
+    assert (folder / "coprov2.json").read_bytes() == told
+
+
 def test_provenance_says_what_was_merged(tmp_path, world):
     merge_experts(recipe_for(world, rank=5), experts_in(world), world / "dataset", tmp_path)
     told = json.loads((tmp_path / "merged" / "coprov2.json").read_text("utf8"))
