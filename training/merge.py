@@ -431,6 +431,12 @@ def load_alike(experts: Mapping[str, Path]) -> dict[str, Adapter]:
     }
     first, *others = shapes
     for other in others:
+        networks = [adapters[expert].component for expert in (first, other)]
+        if networks[0] != networks[1]:
+            raise RecipeError(
+                f"experts {first} and {other} are of different networks, {networks[0]} and {networks[1]}; merge "
+                "experts of one base model (a peft folder's adapter_config.json names it in base_model_class)"
+            )
         for layer in sorted(shapes[first] | shapes[other]):
             found = [_words(shapes[expert].get(layer)) for expert in (first, other)]
             if found[0] != found[1]:

@@ -399,6 +399,35 @@ def test_experts_that_do_not_go_together_are_named(tmp_path, world):
     assert merge_experts(recipe_for(world, method="sum"), different, world / "dataset", tmp_path).keys() == {"sum"}
 
 
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_experts_of_different_networks_are_refused_whatever_they_are_called(tmp_path, names):
+    """The merged file would be of the network of the expert whose name comes first."""
+    layer = {"blocks.0.attn1.to_q": (torch.ones(2, 8), torch.ones(8, 2))}
+    folders = [tmp_path / "unet", tmp_path / "transformer"]
+    for folder in folders:
+        write_adapter(folder, layer, component=folder.name)
+    with pytest.raises(RecipeError, match=r"^experts a and b are of different networks, \w+ and \w+; merge [^\n]*$"):
+        merge_experts(
+            Recipe(merge=MergeConfig(method="sum")), dict(zip(names, folders, strict=True)), tmp_path, tmp_path
+        )
+
+
+@pytest.mark.parametrize("method", ["linear", "ties", "dare_linear", "dare_ties", "magnitude_prune"])
+def test_layers_whose_ranks_differ_are_refused_where_factors_are_merged_apart(method):
+    """Both experts have the highest rank 4, which is all that peft looks at."""
+    ranks = {"hate": {"x": 4, "y": 2}, "violence": {"x": 2, "y": 4}}
+    adapters = {}
+    for name, by_layer in ranks.items():
+        layers = {layer: (torch.ones(rank, 8), torch.ones(6, rank)) for layer, rank in by_layer.items()}
+        adapters[name] = Adapter(layers, dict.fromkeys(layers, 4.0))
+    told = rf"^merge method {method}: experts hate and violence have the ranks 4 and 2 in layer x; [^\n]* same rank"
+    with pytest.raises(RecipeError, match=told):
+        merge_layers(adapters, MergeConfig(method=method), no_calibration)
+    summed = merge_layers(adapters, MergeConfig(method="sum"), no_calibration)
+    for layer, product in merge_layers(adapters, MergeConfig(method="cat"), no_calibration).items():
+        torch.testing.assert_close(full(product), full(summed[layer]))
+
+
 def test_the_verb_merges_what_it_finds(tmp_path, world):
     app = typer.Typer()
     merge_cli.register(app)
