@@ -21,6 +21,7 @@ from recipes.merge_plans import METHOD_OPTIONS, options, planned_merges, resolve
 from recipes.writing import clear_parts, read_json
 from training import comerge
 from training.adapters import (
+    WEIGHTS_NAME,
     Adapter,
     AdapterError,
     checksum,
@@ -123,8 +124,9 @@ def merge_experts(
         fingerprint = _sha256(json.dumps({"format": _FORMAT, **provenance}, sort_keys=True).encode())
         if is_done(folder, fingerprint):
             continue
-        # A folder that is half new must not pass for done.
-        (folder / PROVENANCE).unlink(missing_ok=True)
+        # A folder that is half new must not pass for done, nor another merge's weights for this one's.
+        for stale in (WEIGHTS_NAME, PROVENANCE):
+            (folder / stale).unlink(missing_ok=True)
         clear_parts(folder)
         told = {"coprov2": f"{config.method} of {', '.join(adapters)}"}
         component = next(iter(adapters.values())).component

@@ -136,6 +136,20 @@ def test_done_merges_are_skipped_and_others_are_not(tmp_path, world):
     assert path.read_bytes() != whole
 
 
+@pytest.mark.parametrize("killed", ["merged_layers", "write_merge"])
+def test_a_merge_that_was_killed_leaves_no_weights_of_the_one_before(tmp_path, world, monkeypatch, killed):
+    """Whoever loads the folder looks at its weights alone."""
+    folder = merge_experts(recipe_for(world, method="sum"), experts_in(world), world / "dataset", tmp_path)["sum"]
+
+    def kill(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"training.merge.{killed}", kill)
+    with pytest.raises(KeyboardInterrupt):
+        merge_experts(recipe_for(world, method="sum", gain=2.0), experts_in(world), world / "dataset", tmp_path)
+    assert not list(folder.iterdir())
+
+
 def test_a_merge_killed_between_its_two_files_is_done_again(tmp_path, world, monkeypatch):
     recipe = recipe_for(world, method="sum")
     merge_experts(recipe, experts_in(world), world / "dataset", tmp_path)
