@@ -449,9 +449,13 @@ def _lora_config(ranks: dict[str, int], alphas: dict[str, float], component: str
     rank = Counter(ranks.values()).most_common(1)[0][0]
     alpha = Counter(alphas.values()).most_common(1)[0][0]
 
-    # peft reads the keys of its patterns as regular expressions when they begin with ^.
+    # peft reads the keys of its patterns as regular expressions when they begin with ^. CLIP's encoder lost a module
+    # around its layers that files still name: diffusers takes it off the keys when it loads them, not off the header.
+    wrapped = "text_model." if component == TEXT_ENCODERS[0] else ""
+
     def pattern(name: str) -> str:
-        return f"^{re.escape(name)}$"
+        bare = name.removeprefix(wrapped)
+        return f"^{re.escape(name)}$" if bare == name else f"^({re.escape(wrapped)})?{re.escape(bare)}$"
 
     def plain(value: float) -> float | int:
         return int(value) if float(value).is_integer() else value
@@ -461,7 +465,7 @@ def _lora_config(ranks: dict[str, int], alphas: dict[str, float], component: str
         "lora_alpha": plain(alpha),
         "rank_pattern": {pattern(name): value for name, value in ranks.items() if value != rank},
         "alpha_pattern": {pattern(name): plain(value) for name, value in alphas.items() if value != alpha},
-        "target_modules": sorted(ranks),
+        "target_modules": sorted(name.removeprefix(wrapped) for name in ranks),
         "lora_dropout": 0.0,
         "bias": "none",
     }

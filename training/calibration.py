@@ -57,9 +57,19 @@ class Calibration:
         return all(getattr(self, kind) for kind in seconds)
 
     def scores(self, layer: str, products: Sequence[Factors]) -> Statistics:
-        """Co-Merge statistics of a layer whose experts, in the order of their names, are `products`."""
+        """Co-Merge statistics of a layer whose experts, in the order of their names, are `products`.
+
+        Raises:
+            `RecipeError`: for activations that are no numbers, which nobody wins.
+        """
         found = self.statistics[layer]
-        return found.statistics(products) if isinstance(found, WeightSums) else found
+        found = found.statistics(products) if isinstance(found, WeightSums) else found
+        if not bool(torch.isfinite(found.activation).all()):
+            raise RecipeError(
+                f"merge method comerge: layer {layer}: activations of the experts are NaN or infinite; look for "
+                "numbers that are very large, in the experts or in what the base model computes there"
+            )
+        return found
 
     def category_grams(self, layer: str, categories: Sequence[str], kind: Second = "grams") -> list[Tensor]:
         """`G_k` of each category, in their order, or its projection."""

@@ -23,6 +23,8 @@ Selection = Literal["hard", "soft", "top_n"]
 UNITS: tuple[str, ...] = get_args(Unit)
 SCORES: tuple[str, ...] = get_args(Score)
 SELECTIONS: tuple[str, ...] = get_args(Selection)
+# To which counts of wins are told apart: sums of thirds and sevenths differ by more, their rounding is less.
+_DECIMALS = 6
 
 
 def prepare(products: Sequence[Factors], unit: Unit) -> list[Factors]:
@@ -169,14 +171,15 @@ def masks(statistics: Statistics, score: Score = "count", selection: Selection =
         raise ValueError(f"selection is {selection!r}; it must be one of {', '.join(SELECTIONS)}")
     if top_n < 1:
         raise ValueError(f"top_n is {top_n}; it must be at least 1")
-    first, second = statistics.wins, statistics.activation / max(statistics.inputs, 1)
-    if score == "mean":
-        first, second = second, first
+    mean = statistics.activation / max(statistics.inputs, 1)
+    # Shared wins are fractions, and the last bits of their sums go by the order of the inputs.
+    won = statistics.wins.round(decimals=_DECIMALS)
+    first, second, scores = (won, mean, statistics.wins) if score == "count" else (mean, won, mean)
     if selection == "soft":
-        share = torch.ones_like(first)
+        share = torch.ones_like(scores)
     else:
         share = _share_of_places(first, second, 1 if selection == "hard" else top_n)
-    weights = share if selection == "hard" else share * first
+    weights = share if selection == "hard" else share * scores
     total = weights.sum(0, keepdim=True)
     # A unit in which no expert is ever active has no scores to weight by.
     return torch.where(total > 0, weights / total.where(total > 0, 1.0), share / share.sum(0, keepdim=True))

@@ -130,7 +130,7 @@ def train_expert(recipe: Recipe, base: Base, category: str, out: Path, report: R
     with args.main_process_first(local=False):
         if args.process_index == 0:
             _write_record(recipe, trainer, folder, category, print_, len(pairs))
-            shutil.rmtree(checkpoints)
+            remove_checkpoints(checkpoints)
     return folder
 
 
@@ -282,8 +282,14 @@ def forget_other_checkpoints(checkpoints: Path, print_: str) -> None:
     """Empty a folder of checkpoints unless they were made for the fingerprint `print_`, and mark it as its own."""
     mark = checkpoints / "fingerprint"
     if checkpoints.exists() and not (mark.is_file() and mark.read_text("utf8") == print_):
-        shutil.rmtree(checkpoints)
+        remove_checkpoints(checkpoints)
     write_atomically(mark, print_.encode())
+
+
+def remove_checkpoints(checkpoints: Path) -> None:
+    """Remove a folder of checkpoints, its mark first: killed on the way, what is left of them is not gone on from."""
+    (checkpoints / "fingerprint").unlink(missing_ok=True)
+    shutil.rmtree(checkpoints)
 
 
 def _write_record(

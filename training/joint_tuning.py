@@ -3,7 +3,6 @@
 A merge of linear maps cannot undo what experts do to each other inside the network; a few steps that see all of them
 together can. Which merges are tuned, `training.merge` decides."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,14 @@ from transformers.trainer_utils import get_last_checkpoint
 from recipes import MergeConfig, Recipe, TrainConfig
 from training.adapters import Adapter, in_text_encoder, load_into, lora_layers
 from training.draws import seed_of
-from training.expert import Base, ProgressCallback, cpu_threads, expert_config, forget_other_checkpoints
+from training.expert import (
+    Base,
+    ProgressCallback,
+    cpu_threads,
+    expert_config,
+    forget_other_checkpoints,
+    remove_checkpoints,
+)
 from training.low_rank import Factors, pad
 from training.pairs import safe_pictures
 from training.trainer import lora_config
@@ -104,5 +110,5 @@ def train_on_all(
                 name: (a.weight.detach().clone(), scaling * b.weight.detach().clone())
                 for name, (a, b, scaling) in lora_layers(trainer.model).items()
             }
-    shutil.rmtree(work)
+    remove_checkpoints(work)
     return result

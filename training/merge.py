@@ -18,9 +18,10 @@ import torch
 
 from recipes import MergeConfig, Recipe, RecipeError
 from recipes.merge_plans import METHOD_OPTIONS, options, planned_merges, resolved
-from recipes.writing import clear_parts
+from recipes.writing import clear_parts, read_json
 from training import comerge
 from training.adapters import (
+    WEIGHTS_NAME,
     Adapter,
     AdapterError,
     checksum,
@@ -123,8 +124,9 @@ def merge_experts(
         fingerprint = _sha256(json.dumps({"format": _FORMAT, **provenance}, sort_keys=True).encode())
         if is_done(folder, fingerprint):
             continue
-        # A folder that is half new must not pass for done.
-        (folder / PROVENANCE).unlink(missing_ok=True)
+        # A folder that is half new must not pass for done, nor another merge's weights for this one's.
+        for stale in (WEIGHTS_NAME, PROVENANCE):
+            (folder / stale).unlink(missing_ok=True)
         clear_parts(folder)
         told = {"coprov2": f"{config.method} of {', '.join(adapters)}"}
         component = next(iter(adapters.values())).component
@@ -243,9 +245,9 @@ def _expert(adapter: Adapter, layer: str) -> Factors:
 def is_done(folder: Path, fingerprint: str) -> bool:
     """Whether `folder` holds the merge of this fingerprint, its weights unharmed."""
     try:
-        found = json.loads((folder / PROVENANCE).read_text("utf8"))
-        return bool(found["fingerprint"] == fingerprint and found["weights"] == checksum(folder))
-    except (OSError, ValueError, KeyError):
+        found = read_json(folder / PROVENANCE)
+        return found.get("fingerprint") == fingerprint and found.get("weights") == checksum(folder)
+    except OSError:
         return False
 
 
@@ -431,6 +433,12 @@ def load_alike(experts: Mapping[str, Path]) -> dict[str, Adapter]:
     }
     first, *others = shapes
     for other in others:
+        networks = [adapters[expert].component for expert in (first, other)]
+        if networks[0] != networks[1]:
+            raise RecipeError(
+                f"experts {first} and {other} are of different networks, {networks[0]} and {networks[1]}; merge "
+                "experts of one base model (a peft folder's adapter_config.json names it in base_model_class)"
+            )
         for layer in sorted(shapes[first] | shapes[other]):
             found = [_words(shapes[expert].get(layer)) for expert in (first, other)]
             if found[0] != found[1]:

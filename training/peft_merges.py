@@ -64,6 +64,8 @@ def peft_merge(
 def _merged(
     adapters: Mapping[str, Adapter], method: str, rank: int | None, density: float, seed: int
 ) -> dict[str, Factors]:
+    if method in _ON_FACTORS:
+        _check_ranks_alike(adapters, method)
     model = None
     # Draws are made layer by layer and expert by expert, in the order in which peft meets them. A folder's name may
     # hold a dot, or be that of an attribute, which no module can be called.
@@ -95,6 +97,19 @@ def _merged(
             layer: (a.weight.clone(), b.weight * scaling)
             for layer, (a, b, scaling) in lora_layers(model, merged).items()
         }
+
+
+def _check_ranks_alike(adapters: Mapping[str, Adapter], method: str) -> None:
+    """peft asks for one rank an expert, and fails inside where the experts' layers differ in theirs."""
+    first, *others = sorted(adapters)
+    for other in others:
+        for layer in adapters[first].layers:
+            ranks = [adapters[name].rank(layer) for name in (first, other)]
+            if ranks[0] != ranks[1]:
+                raise RecipeError(
+                    f"merge method {method}: experts {first} and {other} have the ranks {ranks[0]} and {ranks[1]} in "
+                    f"layer {layer}; it merges A and B apart and needs the same rank: take cat, svd or sum"
+                )
 
 
 def _check_rank(adapters: Mapping[str, Adapter], method: str, rank: int | None) -> None:

@@ -313,6 +313,29 @@ def test_weight_sums_equal_the_activations_of_every_weight():
         assert sums.inputs == 7
 
 
+@pytest.mark.parametrize("unit", comerge.UNITS)
+@pytest.mark.parametrize("inputs", ["base", "own"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_activations_that_are_no_numbers_are_refused(unit, inputs, value):
+    """Nobody wins them: the experts would be averaged without a word."""
+
+    class Overflowing(Toy):
+        def forward(self, x):
+            return self.second(torch.where(self.first(x).tanh() > -2, value, 0.0))
+
+    toy = Overflowing()
+    experts = {c: {layer: toy_experts()[c][layer] for layer in ("first", "second")} for c in CATEGORIES}
+
+    def forward(batch, timestep):
+        toy(torch.stack([toy_input(sample, timestep) for sample in batch]))
+
+    found = calibrate(toy, forward, experts, toy_samples(), MergeConfig(unit=unit, inputs=inputs), 4, [])
+    listed = {layer: [experts[category][layer] for category in CATEGORIES] for layer in ("first", "second")}
+    assert found.scores("first", listed["first"]).inputs
+    with pytest.raises(RecipeError, match=r"^merge method comerge: layer second: activations [^\n]* infinite; [^\n]*$"):
+        found.scores("second", listed["second"])
+
+
 def changed(folder, **fields):
     """A dataset whose first row of violence holds other fields, in types that take anything."""
     write_dataset(folder)

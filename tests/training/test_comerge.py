@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import operator
+from fractions import Fraction
 
 import pytest
 import torch
@@ -167,6 +169,46 @@ def test_ties_are_shared():
     silent = comerge.Statistics(torch.zeros(4, 3), torch.zeros(4, 3), 2)
     for selection in comerge.SELECTIONS:
         assert torch.equal(comerge.masks(silent, "mean", selection), torch.full((4, 3), 0.25, dtype=torch.float64))
+
+
+def written_out_masks(a, score, selection, top_n):
+    """The shares of the experts of one unit from their activations, lists (experts, inputs), in exact fractions."""
+    count, inputs = len(a), len(a[0])
+    won = [Fraction(0)] * count
+    for n in range(inputs):
+        winners = [k for k in range(count) if a[k][n] == max(a[j][n] for j in range(count))]
+        for k in winners:
+            won[k] += Fraction(1, len(winners))
+    mean = [Fraction(sum(a[k]), inputs) for k in range(count)]
+    values = list(zip(won, mean, strict=True) if score == "count" else zip(mean, won, strict=True))
+    weights = []
+    for k in range(count):
+        ahead, tied = (sum(how(other, values[k]) for other in values) for how in (operator.gt, operator.eq))
+        places = {"hard": 1, "soft": count, "top_n": top_n}[selection]
+        share = min(max(Fraction(places - ahead, tied), Fraction(0)), Fraction(1))
+        weights.append((share, share * (1 if selection == "hard" else values[k][0])))
+    total = sum(weight for _, weight in weights)
+    places = sum(share for share, _ in weights)
+    return [float(weight / total if total else share / places) for share, weight in weights]
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 7])
+@pytest.mark.parametrize("portions", [False, True])
+def test_ties_are_broken_and_shared_as_written_out_in_fractions(count, portions):
+    """Activations of few values, so that wins are shared by thirds and sevenths and their sums are often equal."""
+    generator = torch.Generator().manual_seed(count)
+    for size in (2, 5, 9, 21):
+        for most in (2, 3):
+            scores = torch.randint(0, most, (count, size, 12), generator=generator).float()
+            cuts = scores.split(1 if portions else size, dim=1)
+            statistics = [comerge.Statistics.of(part) for part in cuts]
+            sums = sum(statistics[1:], statistics[0])
+            for score, selection, top_n in itertools.product(comerge.SCORES, comerge.SELECTIONS, (1, 2, 9)):
+                found = comerge.masks(sums, score, selection, top_n)
+                for unit in range(12):
+                    activations = scores[:, :, unit].int().tolist()
+                    expected = written_out_masks(activations, score, selection, top_n)
+                    assert found[:, unit].tolist() == pytest.approx(expected, abs=1e-7)
 
 
 @pytest.mark.parametrize("wrong", [{"score": "loudest"}, {"selection": "softer"}, {"top_n": 0}])

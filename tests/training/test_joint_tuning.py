@@ -1,6 +1,7 @@
 """The joint tuning after a merge: it goes on from the merge, is resumed exactly, and only where it is asked for."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,29 @@ def test_broken_off_and_run_again_it_ends_with_the_same_bytes(
         merge_experts(recipe, experts, dataset, out)
     assert (out / "work" / "tuning" / "sum" / "checkpoint-2").is_dir()
     monkeypatch.setattr(training.joint_tuning, "ProgressCallback", original)
+    assert (merge_experts(recipe, experts, dataset, out)["sum"] / WEIGHTS_NAME).read_bytes() == straight
+
+
+def test_killed_while_its_checkpoints_are_removed_it_ends_with_the_same_bytes(
+    tuned: tuple[Recipe, Path, Path, dict[str, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint without its optimizer would be gone on from without a word, to other bytes."""
+    recipe, dataset, out, experts = tuned
+    straight = (merge_experts(recipe, experts, dataset, out)["sum"] / WEIGHTS_NAME).read_bytes()
+    (out / "merged" / "coprov2.json").unlink()
+    work, remove = out / "work" / "tuning" / "sum", shutil.rmtree
+
+    def killed(path: Any, *args: Any, **options: Any) -> None:
+        remove(path if Path(path) != work else work / "checkpoint-4", *args, **options)
+        if Path(path) == work:
+            (work / "checkpoint-2" / "optimizer.pt").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            merge_experts(recipe, experts, dataset, out)
+    assert (work / "checkpoint-2").is_dir()
     assert (merge_experts(recipe, experts, dataset, out)["sum"] / WEIGHTS_NAME).read_bytes() == straight
 
 

@@ -92,6 +92,19 @@ def test_files_of_kohyas_scripts_are_read_with_their_alpha(new_pipeline, tmp_pat
     assert open_lora(tmp_path).layers[LAYER][1].dtype == torch.float32
 
 
+@pytest.mark.parametrize("alpha", [None, {LAYER: 5.0, f"text_encoder.text_model.{ENCODER}": 6.0}])
+@pytest.mark.parametrize("prefix", ["", "text_model."])
+def test_what_is_written_of_an_encoder_is_loaded_by_stock_diffusers_under_either_name(
+    new_pipeline, tmp_path, prefix, alpha
+):
+    """Kohya's and older files name a module around the encoder that today's has no more."""
+    other = f"text_encoder.{prefix}{ENCODER.replace('k_proj', 'v_proj')}"
+    layers = {LAYER: pair(), f"text_encoder.{prefix}{ENCODER}": pair(2, seed=1), other: pair(4, seed=2)}
+    told = alpha and {layer: alpha.get(layer.replace("er.enc", "er.text_model.enc"), 7.0) for layer in layers}
+    write_adapter(tmp_path, layers, alpha=told)
+    assert_read_as_stock(new_pipeline(), tmp_path, 3)
+
+
 def test_sdxl_of_kohya_is_numbered_as_diffusers_numbers_it(tmp_path):
     name = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
     a, b = pair()

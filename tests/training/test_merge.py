@@ -136,6 +136,20 @@ def test_done_merges_are_skipped_and_others_are_not(tmp_path, world):
     assert path.read_bytes() != whole
 
 
+@pytest.mark.parametrize("killed", ["merged_layers", "write_merge"])
+def test_a_merge_that_was_killed_leaves_no_weights_of_the_one_before(tmp_path, world, monkeypatch, killed):
+    """Whoever loads the folder looks at its weights alone."""
+    folder = merge_experts(recipe_for(world, method="sum"), experts_in(world), world / "dataset", tmp_path)["sum"]
+
+    def kill(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"training.merge.{killed}", kill)
+    with pytest.raises(KeyboardInterrupt):
+        merge_experts(recipe_for(world, method="sum", gain=2.0), experts_in(world), world / "dataset", tmp_path)
+    assert not list(folder.iterdir())
+
+
 def test_a_merge_killed_between_its_two_files_is_done_again(tmp_path, world, monkeypatch):
     recipe = recipe_for(world, method="sum")
     merge_experts(recipe, experts_in(world), world / "dataset", tmp_path)
@@ -151,6 +165,16 @@ def test_a_merge_killed_between_its_two_files_is_done_again(tmp_path, world, mon
     merge_experts(recipe, experts_in(world), world / "dataset", tmp_path)
     fresh = merge_experts(recipe, experts_in(world), world / "dataset", tmp_path / "fresh")["sum"]
     assert (tmp_path / "merged" / WEIGHTS_NAME).read_bytes() == (fresh / WEIGHTS_NAME).read_bytes()
+
+
+@pytest.mark.parametrize("record", ["[]", "null", '"x"', "{}", "[" * 100_000, '{"fingerprint": 3}', "\udcff"])
+def test_a_record_that_is_none_makes_the_merge_anew(tmp_path, world, record):
+    recipe = recipe_for(world, method="sum")
+    folder = merge_experts(recipe, experts_in(world), world / "dataset", tmp_path)["sum"]
+    told = (folder / "coprov2.json").read_bytes()
+    (folder / "coprov2.json").write_text(record, "utf8", "surrogateescape")
+    merge_experts(recipe, experts_in(world), world / "dataset", tmp_path)
+    assert (folder / "coprov2.json").read_bytes() == told
 
 
 def test_provenance_says_what_was_merged(tmp_path, world):
@@ -387,6 +411,35 @@ def test_experts_that_do_not_go_together_are_named(tmp_path, world):
     with pytest.raises(RecipeError, match=r"merge method linear: .*same r"):
         merge_experts(recipe_for(world, method="linear"), different, world / "dataset", tmp_path)
     assert merge_experts(recipe_for(world, method="sum"), different, world / "dataset", tmp_path).keys() == {"sum"}
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_experts_of_different_networks_are_refused_whatever_they_are_called(tmp_path, names):
+    """The merged file would be of the network of the expert whose name comes first."""
+    layer = {"blocks.0.attn1.to_q": (torch.ones(2, 8), torch.ones(8, 2))}
+    folders = [tmp_path / "unet", tmp_path / "transformer"]
+    for folder in folders:
+        write_adapter(folder, layer, component=folder.name)
+    with pytest.raises(RecipeError, match=r"^experts a and b are of different networks, \w+ and \w+; merge [^\n]*$"):
+        merge_experts(
+            Recipe(merge=MergeConfig(method="sum")), dict(zip(names, folders, strict=True)), tmp_path, tmp_path
+        )
+
+
+@pytest.mark.parametrize("method", ["linear", "ties", "dare_linear", "dare_ties", "magnitude_prune"])
+def test_layers_whose_ranks_differ_are_refused_where_factors_are_merged_apart(method):
+    """Both experts have the highest rank 4, which is all that peft looks at."""
+    ranks = {"hate": {"x": 4, "y": 2}, "violence": {"x": 2, "y": 4}}
+    adapters = {}
+    for name, by_layer in ranks.items():
+        layers = {layer: (torch.ones(rank, 8), torch.ones(6, rank)) for layer, rank in by_layer.items()}
+        adapters[name] = Adapter(layers, dict.fromkeys(layers, 4.0))
+    told = rf"^merge method {method}: experts hate and violence have the ranks 4 and 2 in layer x; [^\n]* same rank"
+    with pytest.raises(RecipeError, match=told):
+        merge_layers(adapters, MergeConfig(method=method), no_calibration)
+    summed = merge_layers(adapters, MergeConfig(method="sum"), no_calibration)
+    for layer, product in merge_layers(adapters, MergeConfig(method="cat"), no_calibration).items():
+        torch.testing.assert_close(full(product), full(summed[layer]))
 
 
 def test_the_verb_merges_what_it_finds(tmp_path, world):
