@@ -251,6 +251,10 @@ def test_damaged_pictures_and_missing_seeds_are_named_before_anything_is_drawn(
     given = machine.given(models={**machine.models, "fid_reference": tmp_path / "real"})
     with pytest.raises(RecipeError, match=r"8\.png: is no picture, or a damaged one"):
         run_suite(load_suite("paper"), given, tmp_path)
+    # Its grey levels, cut off at 255, would be a white picture.
+    Image.fromarray(np.full((40, 48), 30_000, np.uint16)).save(tmp_path / "real" / "8.png")
+    with pytest.raises(RecipeError, match=r"8\.png: of mode I;16, expected 8 bits a channel"):
+        run_suite(load_suite("paper"), given, tmp_path)
     with pytest.raises(RecipeError, match="gives none for"):
         run_suite(load_suite("paper"), machine.given(overrides=["seed_rule=row"]), tmp_path)
 
