@@ -283,6 +283,20 @@ def test_seeds_that_are_drawn_with_stand_in_the_hash(tmp_path: Path, monkeypatch
     assert found[1] == found[3] and len({*found}) == 3
 
 
+def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = Suite("one", "one row", [SuiteRow("ip", "IP", "paper-t2vsafetybench", "inappropriate_probability")])
+    (tmp_path / "suites").write_text("a file")
+    with pytest.raises(RecipeError, match="suites: cannot be made a folder"):
+        run_suite(suite, Given("emoji-world"), tmp_path)
+
+    def refused(*given: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(RecipeError, match=r"\.lock: cannot be written to"), alone(tmp_path / "other", "suite"):
+        pytest.fail("it was held")
+
+
 def test_one_process_at_a_time_and_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = Suite("one", "one row", [SuiteRow("ip", "IP", "paper-t2vsafetybench", "inappropriate_probability")])
     with alone(tmp_path / "suites", "suite"), pytest.raises(RecipeError, match="another suite works on this folder"):
