@@ -33,7 +33,7 @@ def test_a_row_that_its_protocol_does_not_count_is_named(tmp_path: Path, monkeyp
     monkeypatch.setattr("evaluation.suites.suite.FOLDER", tmp_path)
     row = "{row: a, title: A, protocol: paper-coco-3k, metric: over_refusal}"
     (tmp_path / "mine.yaml").write_text(f"name: mine\ntitle: Mine\nrows:\n  - {row}\n")
-    with pytest.raises(RecipeError, match="a: metric of paper-coco-3k: 'over_refusal' is unknown.*fid, clip_score"):
+    with pytest.raises(RecipeError, match=r"a: metric of paper-coco-3k: 'over_refusal' is unknown.*fid, clip_score"):
         load_suite("mine")
 
 
