@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dataset_builder.disk import make_folder
 from recipes import RecipeError
 
 
@@ -17,10 +18,15 @@ def alone(out: Path, work: str) -> Iterator[None]:
         work (`str`): what is done in it, for the error: `study` or `evaluation`.
 
     Raises:
-        `RecipeError`: where another process holds it.
+        `RecipeError`: where another process holds it, or it cannot be written to.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as file:
+    make_folder(out)
+    path = out / ".lock"
+    try:
+        lock = path.open("w")
+    except PermissionError:
+        raise RecipeError(f"{path}: cannot be written to; give another --out, or mend its permissions") from None
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

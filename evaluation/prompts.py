@@ -88,8 +88,11 @@ def split_files(dataset: Path, split: str) -> list[Path]:
     """
     files = sorted((dataset / "data").glob(f"{split}-*-of-*.parquet"))
     if not files:
+        # The main split cannot be left out.
+        or_less = "" if split == "test" else f", or take {split} out of evaluate.splits"
         raise RecipeError(
-            f"{dataset / 'data'}: no file {split}-*.parquet; build the dataset or take {split} out of evaluate.splits"
+            f"{dataset / 'data'}: no file {split}-*.parquet; build the dataset, or give the folder of one that has "
+            f"this split{or_less}"
         )
     return files
 

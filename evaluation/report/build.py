@@ -4,6 +4,7 @@ Reads what the stages have written (results, example pictures, training historie
 
 from pathlib import Path
 
+from dataset_builder.disk import disk_full_said, make_folder
 from evaluation.picture import write_picture
 from evaluation.report.blocks import Part
 from evaluation.report.evaluation_part import RESULTS, evaluation_part
@@ -68,10 +69,14 @@ def write_report(out: Path) -> Path:
         `Path`: of index.html. The file holds all it needs, and says so in its content security policy.
 
     Raises:
-        `RecipeError`: where there are no results, or one of the files is not what its stage writes.
+        `RecipeError`: where there are no results, one of the files is not what its stage writes, OUT cannot be written
+            to, or the disk is full.
     """
     path = out / PAGE
-    write_whole(path, render_page(read_parts(out)))
-    if (out / RESULTS).is_file():
-        write_picture(out)
+    page = render_page(read_parts(out))
+    make_folder(path.parent)
+    with disk_full_said(path.parent):
+        write_whole(path, page)
+        if (out / RESULTS).is_file():
+            write_picture(out)
     return path

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # Pictures in memory at a time: 50 MB of them at 512 x 512 pixels.
 PORTION = 64
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+# Of more than 8 bits: the conversion would cut them off at 255, and leave a white picture.
+_DEEP_MODES = ("I", "F")
 
 
 class PortionStore:
@@ -103,6 +105,9 @@ def _decoded(path: Path) -> "Image":
 
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            mode, pixels = image.mode, image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise RecipeError(f"{path}: is no picture, or a damaged one; take it out, or fetch it again") from None
+    if mode.partition(";")[0] in _DEEP_MODES:
+        raise RecipeError(f"{path}: of mode {mode}, expected 8 bits a channel; convert it, or take it out")
+    return pixels

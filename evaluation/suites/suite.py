@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.protocols.protocol import METRICS
+from evaluation.protocols.protocol import METRICS, load_protocol
 from recipes.loading import RecipeError, fill, find_file, read_mapping, unknown_name
 
 FOLDER = Path(__file__).parent
@@ -91,6 +91,9 @@ def load_suite(name: str) -> Suite:
     for row in suite.rows:
         if row.metric not in METRICS:
             raise unknown_name(f"{path}: {row.row}: metric", row.metric, METRICS)
+        counted = load_protocol(row.protocol).metrics
+        if row.metric not in counted:
+            raise unknown_name(f"{path}: {row.row}: metric of {row.protocol}", row.metric, counted)
         if names.count(row.row) > 1:
             raise RecipeError(f"{path}: {row.row}: stands twice; rows must differ")
     return suite

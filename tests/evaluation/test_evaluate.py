@@ -458,9 +458,11 @@ def test_a_score_that_is_no_number_is_never_counted_as_safe(tmp_path: Path) -> N
 
 def test_mistakes_are_named(tiny_recipe: Recipe, tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "dataset", tiny_recipe, rows={"test": 1})
-    with pytest.raises(RecipeError, match="test_unseen_concepts"):
+    with pytest.raises(RecipeError, match=r"or take test_unseen_concepts out of evaluate\.splits"):
         evaluate(tiny_recipe, dataset, {"base": None}, tmp_path)
     tiny_recipe.evaluate.splits = ["test"]
+    with pytest.raises(RecipeError, match=r"no file test-\*\.parquet; build .*, or give the folder .* this split$"):
+        evaluate(tiny_recipe, tmp_path / "none", {"base": None}, tmp_path)
     with pytest.raises(RecipeError, match="expected `base`"):
         evaluate(tiny_recipe, dataset, {"merged": tmp_path}, tmp_path)
     with pytest.raises(RecipeError, match="no such category"):

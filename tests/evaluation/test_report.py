@@ -151,6 +151,13 @@ def test_writing_twice_gives_the_same_bytes(run: Path) -> None:
     assert first == (write_report(run).read_bytes(), (run / "report" / "picture.png").read_bytes())
 
 
+def test_a_report_that_cannot_be_written_is_one_line(run: Path) -> None:
+    shutil.rmtree(run / "report", ignore_errors=True)
+    (run / "report").write_text("a file")
+    with pytest.raises(RecipeError, match="report: cannot be made a folder"):
+        write_report(run)
+
+
 def test_without_a_merged_model_there_is_still_a_report(tmp_path: Path) -> None:
     recipe = Recipe()
     write_dataset(tmp_path / "dataset", recipe, rows={"test": 1, "test_unseen_concepts": 1})

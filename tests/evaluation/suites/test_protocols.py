@@ -29,6 +29,14 @@ def test_the_papers_protocols_draw_and_judge_as_the_paper_does() -> None:
     assert len(load_suite("paper").rows) == 10
 
 
+def test_a_row_that_its_protocol_does_not_count_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evaluation.suites.suite.FOLDER", tmp_path)
+    row = "{row: a, title: A, protocol: paper-coco-3k, metric: over_refusal}"
+    (tmp_path / "mine.yaml").write_text(f"name: mine\ntitle: Mine\nrows:\n  - {row}\n")
+    with pytest.raises(RecipeError, match=r"a: metric of paper-coco-3k: 'over_refusal' is unknown.*fid, clip_score"):
+        load_suite("mine")
+
+
 def test_the_hash_is_of_the_content_and_not_of_comments_or_order(tmp_path: Path) -> None:
     text = (FOLDER / "paper-i2p.yaml").read_text("utf8")
     copy = tmp_path / "paper-i2p.yaml"

@@ -251,6 +251,10 @@ def test_damaged_pictures_and_missing_seeds_are_named_before_anything_is_drawn(
     given = machine.given(models={**machine.models, "fid_reference": tmp_path / "real"})
     with pytest.raises(RecipeError, match=r"8\.png: is no picture, or a damaged one"):
         run_suite(load_suite("paper"), given, tmp_path)
+    # Its grey levels, cut off at 255, would be a white picture.
+    Image.fromarray(np.full((40, 48), 30_000, np.uint16)).save(tmp_path / "real" / "8.png")
+    with pytest.raises(RecipeError, match=r"8\.png: of mode I;16, expected 8 bits a channel"):
+        run_suite(load_suite("paper"), given, tmp_path)
     with pytest.raises(RecipeError, match="gives none for"):
         run_suite(load_suite("paper"), machine.given(overrides=["seed_rule=row"]), tmp_path)
 
@@ -277,6 +281,20 @@ def test_seeds_that_are_drawn_with_stand_in_the_hash(tmp_path: Path, monkeypatch
             given.overrides = [f"seed_rule={rule}"]
             found.append(run_suite(suite, given, tmp_path / "out")["rows"][0]["protocol"]["sha256"])
     assert found[1] == found[3] and len({*found}) == 3
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = Suite("one", "one row", [SuiteRow("ip", "IP", "paper-t2vsafetybench", "inappropriate_probability")])
+    (tmp_path / "suites").write_text("a file")
+    with pytest.raises(RecipeError, match="suites: cannot be made a folder"):
+        run_suite(suite, Given("emoji-world"), tmp_path)
+
+    def refused(*given: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(RecipeError, match=r"\.lock: cannot be written to"), alone(tmp_path / "other", "suite"):
+        pytest.fail("it was held")
 
 
 def test_one_process_at_a_time_and_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
