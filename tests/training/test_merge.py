@@ -19,13 +19,14 @@ from recipes import MergeConfig, Recipe, RecipeError
 from recipes.check import MERGE_METHODS
 from recipes.merge_plans import BEST_METHOD, planned_merges
 from tests.training.merge_world import CATEGORIES, LAYERS, factors, write_dataset, write_experts
-from training import merge_cli
+from training import comerge, merge_cli
 from training.adapters import WEIGHTS_NAME, Adapter, load_lora, write_adapter
-from training.calibration import calibrate
+from training.calibration import Calibration, calibrate
 from training.calibration_samples import choose_samples
+from training.comerge import Statistics
 from training.denoisers import denoiser_for
 from training.low_rank import full
-from training.merge import Shared, merge_experts, merge_layers
+from training.merge import Shared, experts_of, merge_experts, merge_layers
 from training.peft_merges import PEFT_METHODS, is_random, peft_merge
 
 
@@ -328,6 +329,38 @@ def test_weighted_truncation_keeps_calibration_outputs_better_with_rank(tmp_path
     layer = next(iter(LAYERS))
     errors = [float((hidden @ (exact[layer] - deltas_[layer]).T).norm()) for deltas_ in cut]
     assert all(more > less for more, less in pairwise(errors))
+
+
+@pytest.mark.parametrize("method", ["comerge", "least_squares", "constrained", "subspace"])
+@pytest.mark.parametrize("unit", comerge.UNITS)
+def test_a_merge_is_truncated_in_the_metric_of_what_calibration_saw(method, unit):
+    """Against an SVD of the full matrix, weighted by `sum_k G_k + l G_safe`, and the ridge where the method has one."""
+    generator = torch.Generator().manual_seed(0)
+    adapters = {
+        category: Adapter(factors(seed, 2, {"one": (6, 5)}), {"one": 3.0}) for seed, category in enumerate(CATEGORIES)
+    }
+    stacked = torch.cat([layers["one"][0] for layers in experts_of(adapters, unit).values()]).double()
+    groups = [*(f"unsafe/{category}" for category in CATEGORIES), "safe", "empty"]
+    inputs = [torch.randn(9, 6, generator=generator, dtype=torch.float64) for _ in groups]
+    seen = {group: (k + 1) * x.T @ x / 9 for k, (group, x) in enumerate(zip(groups, inputs, strict=True))}
+    units = {"row": (5,), "rank": (2,), "weight": (5, 6)}[unit]
+    sums = Statistics(*torch.rand(2, 2, *units, generator=generator, dtype=torch.float64), inputs=9)
+    projected = {group: stacked @ gram @ stacked.T for group, gram in seen.items()}
+    known = Calibration({"one": sums}, {"one": seen}, {"one": projected})
+    options = {"safe_weight": 2.5, "empty_share": 0.3, "ridge": 1e-2, "category_weight": "equal"}
+    config = MergeConfig(method=method, unit=unit, selection="soft", weighted_svd=True, **options)
+    exact = full(merge_layers(adapters, config, lambda: known)["one"]).double()
+    metric = seen[groups[0]] + seen[groups[1]] + 2.5 * (0.7 * seen["safe"] + 0.3 * seen["empty"])
+    if method != "comerge":
+        metric = metric + 1e-2 * metric.trace() / 6 * torch.eye(6, dtype=torch.float64)
+    root = torch.linalg.cholesky(metric)
+    u, s, vh = torch.linalg.svd(exact @ root)
+    expected = (u[:, :2] * s[:2]) @ vh[:2] @ root.inverse()
+    config.rank = 2
+    cut = full(merge_layers(adapters, config, lambda: known)["one"]).double()
+    torch.testing.assert_close(cut, expected, atol=1e-4, rtol=1e-4)
+    config.weighted_svd = False
+    assert not torch.allclose(full(merge_layers(adapters, config, lambda: known)["one"]).double(), cut, atol=1e-3)
 
 
 def test_only_what_a_merge_reads_of_the_inputs_is_collected(tmp_path, world, monkeypatch):
