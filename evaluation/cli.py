@@ -55,12 +55,17 @@ def register(app: typer.Typer) -> None:
         adapter: Annotated[
             list[str], typer.Option(help="NAME=DIR; repeatable. All of OUT's unless given. Of a suite: DIR, once.")
         ] = [],  # noqa: B006
-        suite: Annotated[str | None, typer.Option(help="paper or emoji-world: rows under named protocols.")] = None,
+        suite: Annotated[
+            str | None, typer.Option(help="paper, features or emoji-world: rows under named protocols.")
+        ] = None,
         base: Annotated[str | None, typer.Option(help="Of a suite: the base model, a Hub id or folder.")] = None,
         revision: Annotated[str | None, typer.Option(help="Of a suite: commit, tag or branch of --base.")] = None,
         prompts: Annotated[list[str], typer.Option(help="Of a suite: SET=PATH, the prompts of a set.")] = [],  # noqa: B006
         pin: Annotated[list[str], typer.Option(help="Of a suite: SET=SHA256, which its prompts must have.")] = [],  # noqa: B006
-        model: Annotated[list[str], typer.Option(help="Of a suite: ROLE=PATH, a model or reference.")] = [],  # noqa: B006
+        model: Annotated[
+            list[str],
+            typer.Option(help="Of a suite: ROLE=PATH, of q16, q16_prompts, clip_score, inception or fid_reference."),
+        ] = [],  # noqa: B006
         limit: Annotated[
             int | None, typer.Option(min=1, help="Of a suite: prompts a set, a seeded sample; of emoji-world a split.")
         ] = None,
