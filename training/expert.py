@@ -19,6 +19,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from dataset_builder.models import identity, load_pipeline
 from recipes import Recipe, RecipeError, TrainConfig
+from recipes.writing import read_json
 from training.adapters import WEIGHTS_NAME, checksum, save_lora, write_atomically
 from training.cache import EncodedPairs
 from training.config import ConfigError, DiffusionDPOConfig
@@ -237,10 +238,10 @@ def fingerprint(
 
 def is_done(folder: Path, print_: str) -> bool:
     """Whether `folder` holds the finished expert of a fingerprint, with the weights it was finished with."""
-    if not (folder / RECORD).is_file() or not (folder / WEIGHTS_NAME).is_file():
+    record = read_json(folder / RECORD)
+    if record.get("fingerprint") != print_ or not (folder / WEIGHTS_NAME).is_file():
         return False
-    record = json.loads((folder / RECORD).read_text("utf8"))
-    return record["fingerprint"] == print_ and record["weights_sha256"] == checksum(folder)
+    return record.get("weights_sha256") == checksum(folder)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ import training.experts
 from recipes import Recipe
 from training.adapters import WEIGHTS_NAME, checksum
 from training.config import ConfigError
-from training.expert import Base, prior_of, train_expert
+from training.expert import Base, is_done, prior_of, train_expert
 from training.experts import ExpertsError, train_experts
 from training.metrics import METRICS
 from training.pairs import PairData, PairsError, Picture, read_split
@@ -268,3 +268,10 @@ def test_an_expert_that_fails_when_its_lora_is_in_leaves_the_base_as_it_came(
     assert len(done) == 2
     for name in done:
         assert checksum(out / "cut" / "experts" / name) == checksum(expected[name])
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "7", "[" * 100_000, '{"fingerprint": "a"}'])
+def test_an_expert_whose_record_is_damaged_is_not_done(tmp_path, content):
+    (tmp_path / WEIGHTS_NAME).write_bytes(b"weights")
+    (tmp_path / "training.json").write_text(content)
+    assert not is_done(tmp_path, "a")
