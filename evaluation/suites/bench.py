@@ -11,6 +11,7 @@ from evaluation.verdict_store import VerdictStore
 if TYPE_CHECKING:
     from dataset_builder.pictures import PictureStore
     from evaluation.metrics.distance import GaussianStatistics
+    from evaluation.metrics.feature_file import FeatureFile
 
 
 @dataclass
@@ -43,11 +44,12 @@ class Measured:
 
 @dataclass
 class Bench:
-    """What measuring needs: models, kept pictures, kept verdicts and kept numbers; `real` is what
-    [`evaluation.suites.distances.real_statistics`] has counted."""
+    """What measuring needs: models, kept pictures, kept verdicts and kept numbers; `real` and `real_rows` are what
+    `real_statistics` and `real_features` of [`evaluation.suites.distances`] have counted."""
 
     models: Models
     pictures: "PictureStore"
     verdicts: VerdictStore
     portions: PortionStore
     real: "GaussianStatistics | None" = None
+    real_rows: "FeatureFile | None" = None

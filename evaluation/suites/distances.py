@@ -121,16 +121,18 @@ def real_statistics(bench: Bench) -> "GaussianStatistics":
 
 
 def real_features(bench: Bench) -> "FeatureFile":
-    """Features of FID's real pictures, row by row on disk, for KID.
+    """Features of FID's real pictures, row by row on disk, for KID; counted once.
 
     Raises:
         `NotAtHandError`: where network or pictures were not given, or the pictures' statistics alone.
         `RecipeError`: for a picture that is damaged.
     """
-    models = bench.models
-    models.require_pictures()
-    files = over_files(picture_files(models.reference), "features of real pictures")
-    return _on_disk(bench, ["kid", models.features.identity, models.reference_identity], files)
+    if bench.real_rows is None:
+        models = bench.models
+        models.require_pictures()
+        files = over_files(picture_files(models.reference), "features of real pictures")
+        bench.real_rows = _on_disk(bench, ["kid", models.features.identity, models.reference_identity], files)
+    return bench.real_rows
 
 
 def _on_disk(
